@@ -1,0 +1,519 @@
+"""scikit-learn estimators: `fit` distils, `predict` uses nothing but the distilled points.
+
+Because the set is exact, `KernelDistiller` is the ridge classifier of the whole training set (one-hot
+targets) that happens to keep k points instead of n rows, and `KernelDistillerRegressor` is ridge
+regression that keeps as many points as it has outputs. What is lost, if anything, is in `certificate_`.
+"""
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from ._distill import distill
+from .solver.distilled_set import DistilledSet
+from .solver.feature_maps import FeatureMap
+from .solver.transforms import Transform
+
+# Kept as they are, because `distill` reads them in batches and never copies the whole; any other dtype
+# becomes the first of these.
+_DTYPES = [np.float64, np.float32, np.float16, np.uint8]
+
+
+class _Distiller(BaseEstimator):
+    """What the classifier and the regressor share: parameters, validation, the distilled set."""
+
+    distilled_: DistilledSet
+    n_features_in_: int
+
+    def __init__(
+        self,
+        *,
+        n_points: int | None = None,
+        feature_map: str | FeatureMap | torch.nn.Module = "identity",
+        feature_params: Mapping[str, Any] | None = None,
+        transform: str | Transform = "auto",
+        ridge: Any = "auto",
+        distilled_ridge: float = 0.0,
+        near: Any = "noise",
+        method: str = "closed-form",
+        storage: str = "float64",
+        fit_intercept: bool = True,
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        progress: bool | None = False,
+    ) -> None:
+        self.n_points = n_points
+        self.feature_map = feature_map
+        self.feature_params = feature_params
+        self.transform = transform
+        self.ridge = ridge
+        self.distilled_ridge = distilled_ridge
+        self.near = near
+        self.method = method
+        self.storage = storage
+        self.fit_intercept = fit_intercept
+        self.precision = precision
+        self.random_state = random_state
+        self.progress = progress
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _check_fit(
+        self, X: Any, y: Any, sample_weight: Any, **params: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Validated rows, targets and weights; rows of weight zero are left out.
+
+        Leaving them out makes "weight zero" mean "not there" for everything that is taken from the rows
+        besides the sums: classes, length scales, transforms and the choice of λ.
+        """
+        table, shape = _as_table(X)
+        table, y = validate_data(self, table, y, dtype=_DTYPES, ensure_min_samples=2, **params)
+        self._input_shape = table.shape[1:] if shape is None else shape
+        X = table.reshape(len(table), *self._input_shape)
+        if sample_weight is None:
+            return X, y, None
+        weight = _check_sample_weight(sample_weight, table, dtype=np.float64, ensure_non_negative=True)
+        kept = weight > 0
+        if not kept.any():
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        return (X, y, weight) if kept.all() else (X[kept], y[kept], weight[kept])
+
+    def _check_rows(self, X: Any) -> np.ndarray:
+        """Validated rows to predict; of the shape that was fitted."""
+        check_is_fitted(self)
+        table, shape = _as_table(X)
+        table = validate_data(self, table, dtype=_DTYPES, reset=False)
+        shape = table.shape[1:] if shape is None else shape
+        if shape != self._input_shape:
+            raise ValueError(f"this model was fitted on rows of shape {self._input_shape}, got {shape}")
+        return table.reshape(len(table), *shape)
+
+    def _distill(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, **options: Any) -> DistilledSet:
+        ds = distill(
+            X,
+            y,
+            sample_weight=weight,
+            method=self.method,
+            n_points=self.n_points,
+            feature_map=self.feature_map,
+            feature_params=self.feature_params,
+            transform=self.transform,
+            ridge=self.ridge,
+            distilled_ridge=self.distilled_ridge,
+            near=self.near,
+            storage=self.storage,
+            intercept=self.fit_intercept,
+            precision=self.precision,
+            seed=_seed(self.random_state),
+            progress=self.progress,
+            **options,
+        )
+        self.distilled_, self.certificate_ = ds, ds.certificate
+        x, self.y_ = ds.numpy()
+        # `distill` gives (n, h, w) images an axis of one channel; points have the shape of the user's rows.
+        self.x_ = x if ds.space == "features" else x.reshape(len(x), *self._input_shape)
+        return ds
+
+    def _raw_points(self) -> np.ndarray:
+        """A copy of the points, if they are in the units of the data."""
+        space, encoder = self.distilled_.space, self.distilled_.encoder
+        if space == "features":
+            feature_map = encoder.feature_map
+            raise ValueError(
+                f"the set lives in feature space ({feature_map.n_features} features): the"
+                f" {feature_map.name!r} map has no preimage, so there are no points to return in the units of X."
+                f" Use a map with a preimage ('identity', or 'fourier' or 'fcnn' with at most"
+                f" {feature_map.n_inputs} features), or method='label-solve' or 'refine'"
+            )
+        if space == "transformed":
+            raise ValueError(
+                f"the set lives in the space of the transform {encoder.transform.name!r}, which cannot be undone"
+                " for every point. Use transform='standardize' or 'none'"
+            )
+        return self.x_.copy()
+
+
+class KernelDistiller(ClassifierMixin, _Distiller):
+    """Classifier that keeps a handful of distilled points instead of its training set.
+
+    With the default parameters this is the ridge classifier on one-hot targets, held by one point a class:
+    scores equal those of ``sklearn.linear_model.Ridge(alpha=ridge).fit(X, one_hot(y))`` up to rounding.
+
+    Parameters
+    ----------
+    per_class : int, default=1
+        Points a class.
+    n_points : int, default=None
+        Number of points instead. k classes need k - 1 points without loss, k with `fit_intercept`; fewer
+        give the nearest model of lower rank.
+    feature_map : str, FeatureMap or torch.nn.Module, default="identity"
+        What the model is linear in: "identity", "fourier", "fcnn", "deep-linear", "conv", "coupling",
+        "patches", a map that is already made, or a frozen network. The default is the linear model: it is
+        exact for every table, its points are rows like those of X, and nothing about it is random or needs a
+        length scale. Random maps are stronger only with many more features than columns, and then have no
+        preimage, so that their points live in feature space.
+    feature_params : dict, default=None
+        Arguments of the map, for instance ``{"n_features": 1024}``.
+    transform : str or Transform, default="auto"
+        "auto" standardises images by channel and leaves columns of tables alone (put a scaler before this
+        estimator); "none", "standardize", "zca-kip", "zca-rfad", "zca-kornia".
+    ridge : str, float, Ridge or sequence of float, default="auto"
+        λ, or how to choose it: "loo", "holdout", "gcv"; candidates as a sequence. "auto" is "loo" below
+        2000 rows and "holdout" above.
+    distilled_ridge : float, default=0.0
+        λ with which the set itself is to be trained; any value is exact.
+    near : {"noise", "data"} or array of shape (m, *input_shape), default="noise"
+        What points are placed near: noise with the mean and spread of the data, real rows, or given points.
+    labels : {"auto", "one-hot", "solved"}, default="auto"
+        Labels that the points are made for. "auto" is "one-hot" near noise and "solved" otherwise.
+    method : {"closed-form", "theorem", "all-ridges", "label-solve", "refine"}, default="closed-form"
+        See `distill`. "theorem" and "all-ridges" need ``fit_intercept=False``.
+    storage : {"float64", "float32", "float16", "uint8"}, default="float64"
+        Type of the points; labels are solved again after rounding.
+    fit_intercept : bool, default=True
+        Unpenalised intercept.
+    precision : {"auto", "high", "exact"}, default="auto"
+        Arithmetic of features over the training rows: that of X (float32 for uint8 and float16), float32, or
+        float64.
+    random_state : int, RandomState instance or None, default=None
+        Seed of random maps, held-out rows and reference points. None is seed 0: results never change from
+        run to run. A RandomState gives a new seed on every `fit`.
+    progress : bool or None, default=False
+        Show progress: True, False, or after two seconds of work (None).
+
+    Attributes
+    ----------
+    distilled_ : DistilledSet
+        The set, with `save`. It predicts labels as `predict` does where they are integers or strings, and
+        indices into `classes_` otherwise.
+    x_ : ndarray, shape (m, ...)
+        Points, in the units and shape of rows of X; features where the set lives in feature space.
+    y_ : ndarray, shape (m, k)
+        Soft labels.
+    labels_ : ndarray, shape (m,)
+        Class of each point.
+    certificate_ : Certificate
+        What is guaranteed of the set.
+    classes_ : ndarray, shape (k,)
+    n_features_in_ : int
+        Columns of X; values of one image.
+    feature_names_in_ : ndarray, shape (n_features_in_,)
+        Only where X has column names that are all strings.
+
+    Notes
+    -----
+    X is a table (n, d) or images (n, h, w) or (n, c, h, w). Rows of weight zero are left out before anything
+    else, so a class that has no other rows is not among `classes_`.
+
+    Integer weights are repeated rows, for a given λ and a map and transform that take nothing from the rows;
+    "loo", "holdout" and "gcv" count rows, so they may choose another λ.
+
+    Examples
+    --------
+    >>> import kernel_distill as kd
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = kd.KernelDistiller().fit(X, y)
+    >>> model.x_.shape, round(model.score(X, y), 2)
+    ((3, 4), 0.84)
+    """
+
+    def __init__(
+        self,
+        *,
+        per_class: int = 1,
+        n_points: int | None = None,
+        feature_map: str | FeatureMap | torch.nn.Module = "identity",
+        feature_params: Mapping[str, Any] | None = None,
+        transform: str | Transform = "auto",
+        ridge: Any = "auto",
+        distilled_ridge: float = 0.0,
+        near: Any = "noise",
+        labels: str = "auto",
+        method: str = "closed-form",
+        storage: str = "float64",
+        fit_intercept: bool = True,
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        progress: bool | None = False,
+    ) -> None:
+        super().__init__(
+            n_points=n_points,
+            feature_map=feature_map,
+            feature_params=feature_params,
+            transform=transform,
+            ridge=ridge,
+            distilled_ridge=distilled_ridge,
+            near=near,
+            method=method,
+            storage=storage,
+            fit_intercept=fit_intercept,
+            precision=precision,
+            random_state=random_state,
+            progress=progress,
+        )
+        self.per_class = per_class
+        self.labels = labels
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Distil a training set.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, d), (n, h, w) or (n, c, h, w)
+        y : array-like, shape (n,)
+            Labels of any dtype.
+        sample_weight : array-like, shape (n,), default=None
+
+        Returns
+        -------
+        self
+        """
+        X, y, weight = self._check_fit(X, y, sample_weight)
+        check_classification_targets(y)
+        self.classes_, indices = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"found one class only ({self.classes_[0]!r}): a classifier needs at least two")
+        known = _portable(self.classes_)
+        names = None if known is not None else tuple(map(str, self.classes_))
+        ds = self._distill(
+            X,
+            indices if known is None else known[indices],
+            weight,
+            per_class=self.per_class,
+            labels=self.labels,
+            class_names=names,
+        )
+        assert ds.labels is not None
+        self.labels_ = self.classes_[ds.labels.numpy()]
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Scores of rows, by the model trained on the points alone.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, ...)
+
+        Returns
+        -------
+        ndarray, shape (n, k), or (n,) for two classes
+            One column a class. For two classes, the score of ``classes_[1]`` minus that of ``classes_[0]``,
+            which is what `sklearn.linear_model.RidgeClassifier` calls its decision function.
+        """
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels of rows, by the model trained on the points alone.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, ...)
+
+        Returns
+        -------
+        ndarray, shape (n,), of the dtype of `classes_`
+        """
+        return self.classes_[self._scores(X).argmax(axis=1)]
+
+    def fit_resample(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Distil, and return the points with their classes: a small training set for any other classifier.
+
+        The name and the result are those of imbalanced-learn's samplers, so that this is a step of its
+        pipelines. Only soft labels (`y_`) are exact; classes are what most classifiers take.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, ...)
+        y : array-like, shape (n,)
+        sample_weight : array-like, shape (n,), default=None
+
+        Returns
+        -------
+        X_s : ndarray, shape (m, ...)
+        y_s : ndarray, shape (m,), of the dtype of `y`
+
+        Raises
+        ------
+        ValueError
+            If the points are not in the units of X, or belong to no class.
+        """
+        if self.method == "all-ridges":
+            raise ValueError(
+                "points of method 'all-ridges' are directions, which belong to no class: train on `x_` and `y_`,"
+                " or use another method"
+            )
+        self.fit(X, y, sample_weight)
+        return self._raw_points(), self.labels_.copy()
+
+    def _scores(self, X: Any) -> np.ndarray:
+        return self.distilled_.decision_function(self._check_rows(X))
+
+
+class KernelDistillerRegressor(RegressorMixin, _Distiller):
+    """Ridge regression that keeps a handful of distilled points instead of its training set.
+
+    With the default feature map, predictions equal those of ``sklearn.linear_model.Ridge(alpha=ridge)`` up to
+    rounding, from two points for one output.
+
+    Parameters
+    ----------
+    n_points : int, default=None
+        Number of points; by default one an output, and one more with `fit_intercept`, which loses nothing.
+        Fewer give the nearest model of lower rank.
+    feature_map : str, FeatureMap or torch.nn.Module, default="identity"
+        What the model is linear in; see `KernelDistiller` for the choices and the reason of the default.
+    feature_params : dict, default=None
+        Arguments of the map, for instance ``{"n_features": 1024}``.
+    transform : str or Transform, default="auto"
+        "auto" standardises images by channel and leaves columns of tables alone (put a scaler before this
+        estimator); "none", "standardize", "zca-kip", "zca-rfad", "zca-kornia".
+    ridge : str, float, Ridge or sequence of float, default="auto"
+        λ, or how to choose it: "loo", "holdout", "gcv"; candidates as a sequence. "auto" is "gcv".
+    distilled_ridge : float, default=0.0
+        λ with which the set itself is to be trained; any value is exact.
+    near : {"noise", "data"} or array of shape (m, *input_shape), default="noise"
+        What points are placed near: noise with the mean and spread of the data, real rows, or given points.
+    method : {"closed-form", "all-ridges", "label-solve", "refine"}, default="closed-form"
+        See `distill`. "all-ridges" needs ``fit_intercept=False``.
+    storage : {"float64", "float32", "float16", "uint8"}, default="float64"
+        Type of the points; targets are solved again after rounding.
+    fit_intercept : bool, default=True
+        Unpenalised intercept.
+    precision : {"auto", "high", "exact"}, default="auto"
+        Arithmetic of features over the training rows: that of X (float32 for uint8 and float16), float32, or
+        float64.
+    random_state : int, RandomState instance or None, default=None
+        Seed of random maps, held-out rows and reference points. None is seed 0: results never change from
+        run to run. A RandomState gives a new seed on every `fit`.
+    progress : bool or None, default=False
+        Show progress: True, False, or after two seconds of work (None).
+
+    Attributes
+    ----------
+    distilled_ : DistilledSet
+        The set, with `save`.
+    x_ : ndarray, shape (m, ...)
+        Points, in the units and shape of rows of X; features where the set lives in feature space.
+    y_ : ndarray, shape (m,) or (m, k)
+        Targets of the points, of the shape that rows of y had.
+    certificate_ : Certificate
+        What is guaranteed of the set.
+    n_features_in_ : int
+        Columns of X; values of one image.
+    feature_names_in_ : ndarray, shape (n_features_in_,)
+        Only where X has column names that are all strings.
+
+    Notes
+    -----
+    Rows and weights are treated as in `KernelDistiller`. Targets without any variation have nothing to
+    distil, and raise.
+
+    Examples
+    --------
+    >>> import kernel_distill as kd
+    >>> from sklearn.datasets import load_diabetes
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = kd.KernelDistillerRegressor().fit(X, y)
+    >>> model.x_.shape, round(model.score(X, y), 2)
+    ((2, 10), 0.51)
+    """
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Distil a training set.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, d), (n, h, w) or (n, c, h, w)
+        y : array-like, shape (n,) or (n, k)
+        sample_weight : array-like, shape (n,), default=None
+
+        Returns
+        -------
+        self
+        """
+        X, y, weight = self._check_fit(X, y, sample_weight, y_numeric=True, multi_output=True)
+        self._distill(X, y, weight, task="regression")
+        self._target_shape = y.shape[1:]
+        self.y_ = self.y_.reshape(len(self.y_), *self._target_shape)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Values of rows, by the model trained on the points alone.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, ...)
+
+        Returns
+        -------
+        ndarray, shape (n,) or (n, k), as y was
+        """
+        values = self.distilled_.decision_function(self._check_rows(X))
+        return values.reshape(len(values), *self._target_shape)
+
+    def fit_resample(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """Distil, and return the points with their targets: a small training set for other regressors.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, ...)
+        y : array-like, shape (n,) or (n, k)
+        sample_weight : array-like, shape (n,), default=None
+
+        Returns
+        -------
+        X_s : ndarray, shape (m, ...)
+        y_s : ndarray, shape (m,) or (m, k)
+
+        Raises
+        ------
+        ValueError
+            If the points are not in the units of X.
+        """
+        self.fit(X, y, sample_weight)
+        return self._raw_points(), self.y_.copy()
+
+
+def _as_table(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """Images as rows of values, and the shape of one; anything else as it is.
+
+    scikit-learn counts the columns of axis 1, which are channels in an image: as a table, `n_features_in_`
+    is the number of values and every check of scikit-learn's applies.
+    """
+    if getattr(X, "ndim", 2) not in (3, 4):
+        return X, None
+    shape = tuple(int(size) for size in X.shape[1:])
+    return X.reshape(len(X), math.prod(shape)), shape
+
+
+def _portable(classes: np.ndarray) -> np.ndarray | None:
+    """Classes as int64 or str, the labels that a distilled set and its file can hold; None for others."""
+    plain = np.asarray(classes.tolist())
+    return plain if plain.dtype.kind in "iU" else None
+
+
+def _seed(random_state: Any) -> int:
+    """Seed of a `random_state`; a RandomState moves on, as it does in any estimator."""
+    if random_state is None:
+        return 0
+    if isinstance(random_state, numbers.Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))

@@ -1,0 +1,1 @@
+"""Closed forms, feature maps, statistics, distilled sets and their file."""

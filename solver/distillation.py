@@ -1,0 +1,350 @@
+"""From a full model to a distilled set: choose points, go back to the input space, store, certify."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels import normal
+from ._check import check_name, check_non_negative
+from .certificate import Certificate, Status
+from .closed_form import (
+    best_rank,
+    gram_set,
+    nearest_features,
+    theorem_features,
+    theorem_noise,
+    theorem_reference,
+)
+from .distilled_set import DistilledSet, Space
+from .encoder import Encoder
+from .fit import FullModel
+from .points import STORAGE, cast_features, cast_points, points_from_features
+from .refine import refine_points
+from .set_factor import SetFactor
+from .source import to_tensor
+from .targets import Targets
+
+METHODS = ("closed-form", "theorem", "all-ridges", "label-solve", "refine")
+SPACES = ("auto", "input", "features")
+LABELS = ("auto", "one-hot", "solved")
+# A stored set is called exact up to this relative error of its weights.
+_EXACT = 1e-6
+# Below this share of W outside the span of the points, the rest is rounding and there is nothing to project.
+_SPANNED = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class PointOptions:
+    """How the points of a set are chosen; see `kernel_distill.distill` for the meaning of each."""
+
+    n_points: int
+    method: str = "closed-form"
+    distilled_ridge: float = 0.0
+    near: Any = "noise"
+    labels: str = "auto"
+    space: str = "auto"
+    bounds: str = "free"
+    storage: str = "float64"
+    seed: int = 0
+    refine_steps: int = 200
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.method, METHODS, "method")
+        check_name(self.labels, LABELS, "labels")
+        check_name(self.space, SPACES, "space")
+        check_name(self.storage, STORAGE, "storage type")
+        check_non_negative(self.distilled_ridge, "distilled_ridge")
+
+
+def distill_full_model(
+    full: FullModel,
+    options: PointOptions,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> DistilledSet:
+    """Distil a fitted model into a set of points.
+
+    Raises
+    ------
+    ValueError
+        If the options do not fit each other, the data or the feature map.
+    """
+    encoder, targets = full.model.encoder, full.model.targets
+    space = _space(encoder, options)
+    made = _make(full, options, space)
+    factor = SetFactor(made.stored_features, made.ridge, intercept=full.intercept)
+    if made.labels is None:
+        goal = projected_model(full, made.stored_features, made.goal)
+        y = factor.labels(goal, full.model.bias)
+    else:
+        y = made.labels
+    y = y.to(torch.float64 if options.storage == "float64" else torch.float32)
+    certificate = _certify(full, made, factor, *factor.weights(y.double()))
+    return DistilledSet(
+        x=made.x,
+        y=y,
+        encoder=encoder,
+        targets=targets,
+        space=space,
+        distilled_ridge=made.ridge,
+        intercept=full.intercept,
+        certificate=certificate,
+        labels=_nominal(len(y), targets) if made.labels is None else None,
+        class_names=class_names,
+        provenance=dict(provenance or {}),
+        full_model=full.model,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """Points as stored, their features, and what their model is meant to be.
+
+    `exact` holds features and labels of the closed form before preimage and cast, and their ridge; `labels`
+    the final ones where they are part of the construction, not solved for.
+    """
+
+    x: Tensor
+    stored_features: Tensor
+    goal: Tensor
+    ridge: float
+    status: Status
+    exact: tuple[Tensor, Tensor, float] | None = None
+    labels: Tensor | None = None
+    out_of_range: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
+    encoder, targets = full.model.encoder, full.model.targets
+    W, m, intercept = full.model.weights, options.n_points, full.intercept
+    if not torch.isfinite(W).all() or float(W.norm()) == 0:
+        raise ValueError("the full model is zero or not finite: there is nothing to distil (constant targets?)")
+    if options.method == "all-ridges":
+        return _make_all_ridges(full, options, space)
+    reference = reference_points(full, options, m)
+    F_reference = encoder.feature_map.features(reference)
+    if options.method in ("label-solve", "refine"):
+        return _make_given(full, options, reference)
+    goal, Q, lost = best_rank(W, m - intercept)
+    notes: tuple[str, ...] = ()
+    if lost:
+        notes = (f"{m} points carry rank {Q.shape[1]} of the model: {lost:.3g} of its norm is lost",)
+    labels = _wanted_labels(full, options, m)
+    ridge = options.distilled_ridge
+
+    def exact(F: Tensor) -> Tensor:
+        return nearest_features(goal, F, rank=Q.shape[1], labels=labels, intercept=intercept)
+
+    if options.method == "theorem":
+        if labels is None or intercept:
+            raise ValueError("method 'theorem' needs class labels, at least one point a class, and no intercept")
+        if isinstance(options.near, str) and options.near == "noise":
+            Z = theorem_noise(W, labels, normal(options.seed, "theorem.noise", (m, W.shape[0])))
+        else:
+            Z = theorem_reference(W, labels, F_reference, ridge)
+        made = theorem_features(W, labels, Z, ridge)
+        F, notes, closed = made.features, notes + made.notes, (made.features, made.labels, ridge)
+    else:
+        F = exact(F_reference)
+        closed = (F, SetFactor(F, ridge, intercept=intercept).labels(goal, full.model.bias), ridge)
+    status = Status.LOW_RANK if lost else Status.EXACT
+    if space == "features":
+        x = cast_features(F, options.storage)
+        return _Made(x, x.double(), goal, ridge, status, closed, notes=notes)
+    points = points_from_features(
+        F,
+        encoder,
+        reference,
+        full.data_range,
+        exact=exact,
+        bounds=options.bounds,
+        storage=options.storage,
+    )
+    stored = _stored_features(encoder, points.x, space)
+    notes += points.notes
+    return _Made(points.x, stored, goal, ridge, status, closed, out_of_range=points.out_of_range, notes=notes)
+
+
+def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> _Made:
+    """One set with the ridge path of the full data (Izzo and Zou)."""
+    if options.distilled_ridge:
+        raise ValueError("an all-ridges set is trained with the full model's own ridge: leave distilled_ridge at 0")
+    path = full.path
+    if full.ridge_rule == "holdout":
+        raise ValueError("an all-ridges set needs every row in one factorisation: use ridge 'gcv', 'loo' or a number")
+    made = gram_set(path)
+    F, Y = made.features, made.labels
+    exact, goal = (F, Y, full.ridge), full.model.weights
+    if space == "features":
+        x = cast_features(F, options.storage)
+        return _Made(x, x.double(), goal, full.ridge, Status.EXACT, exact, labels=Y)
+    encoder, scale = full.model.encoder, 1.0
+    if (bound := encoder.feature_map.feature_bound) is not None:
+        scale = min(1.0, 0.98 * bound / float(F.abs().max()))
+    z = encoder.feature_map.preimage(F * scale)
+    x = cast_points(encoder.transform.inverse(z) if space == "input" else z, options.storage)
+    notes = () if scale == 1 else (f"features and labels were scaled by {scale:.3g}: ridges scale by its square",)
+    stored = _stored_features(encoder, x, space)
+    ridge = full.ridge * scale**2
+    return _Made(x, stored, goal, ridge, Status.EXACT, exact, labels=Y * scale, notes=notes)
+
+
+def _make_given(full: FullModel, options: PointOptions, reference: Tensor) -> _Made:
+    """Labels solved for given points, or points refined on the full-data loss first."""
+    encoder = full.model.encoder
+    notes: tuple[str, ...] = ()
+    status = Status.PROJECTED
+    z = reference
+    if options.method == "refine":
+        z, notes = refine_points(
+            full, reference, steps=options.refine_steps, bounds=options.bounds, progress=options.progress
+        )
+        status = Status.REFINED
+    bijective = encoder.transform.bijective
+    x = cast_points(encoder.transform.inverse(z) if bijective else z, options.storage)
+    stored = _stored_features(encoder, x, "input" if bijective else "transformed")
+    return _Made(x, stored, full.model.weights, options.distilled_ridge, status, notes=notes)
+
+
+def projected_model(full: FullModel, F: Tensor, goal: Tensor) -> Tensor:
+    r"""The model in the row space of F whose predictions over the training data are nearest to the goal's.
+
+    With M = G + λI, that is :math:`F_c^\top (F_c M F_c^\top)^{+} F_c M W`: the projection of W in the metric
+    in which predictions are compared, not in that of the weights. The goal itself where the row space holds it.
+    """
+    C = F - F.mean(dim=0) if full.intercept else F
+    if SetFactor(C).residual(goal) < _SPANNED:
+        return goal
+    metric = full.gram_times(C) + full.ridge * C
+    return C.T @ torch.linalg.lstsq(C @ metric.T, metric @ goal, driver="gelsd").solution
+
+
+def reference_points(full: FullModel, options: PointOptions, m: int) -> Tensor:
+    """Transformed points (m, *input_shape), float64, to place the set near: noise, real rows, or given."""
+    encoder, targets, near = full.model.encoder, full.model.targets, options.near
+    shape = encoder.transform.input_shape
+    if not isinstance(near, str):
+        given = to_tensor(near)
+        if given.numel() != m * encoder.feature_map.n_inputs:
+            raise ValueError(f"`near` must hold {m} points of shape {shape}, got {tuple(given.shape)}")
+        return encoder.transform.forward(given.reshape(m, *shape))
+    check_name(near, ("noise", "data"), "reference points (near)")
+    if near == "noise":
+        noise = normal(options.seed, "near.noise", (m, *shape))
+        if full.sample is None:
+            return noise
+        sample = encoder.transform.forward(full.sample)
+        return sample.mean(dim=0) + sample.std(dim=0, correction=0) * noise
+    nominal = _nominal(m, targets)
+    groups = torch.zeros(m, dtype=torch.int64) if nominal is None else nominal
+    rows = []
+    for group in groups.unique().tolist():
+        wanted = int((groups == group).sum())
+        found = full.candidates.rows(group)
+        if found is None or len(found) < wanted:
+            name = "" if nominal is None else f" of class {(targets.classes or ())[group]!r}"
+            raise ValueError(
+                f"near='data' needs {wanted} rows{name}, the data have {0 if found is None else len(found)}:"
+                " lower per_class or use near='noise'"
+            )
+        rows.append(found[:wanted])
+    return encoder.transform.forward(torch.cat(rows))
+
+
+def _wanted_labels(full: FullModel, options: PointOptions, m: int) -> Tensor | None:
+    """One-hot label rows, where they are asked for and can carry the model; None for solved labels."""
+    targets = full.model.targets
+    nominal = _nominal(m, targets)
+    possible = nominal is not None and m >= targets.n_outputs
+    if options.labels == "one-hot" and not possible:
+        raise ValueError(f"one-hot labels need classes and at least one point a class, got {m} points")
+    near_noise = isinstance(options.near, str) and options.near == "noise"
+    wanted = options.labels == "one-hot" or options.method == "theorem" or (options.labels == "auto" and near_noise)
+    if nominal is None or not possible or not wanted:
+        return None
+    return targets.encode([(targets.classes or ())[index] for index in nominal.tolist()])
+
+
+def _nominal(m: int, targets: Targets) -> Tensor | None:
+    """Class of each point: as even as can be, in class order."""
+    if not targets.is_classes:
+        return None
+    return (torch.arange(m) * targets.n_outputs // m) if m >= targets.n_outputs else torch.arange(m)
+
+
+def _space(encoder: Encoder, options: PointOptions) -> Space:
+    feature_map = encoder.feature_map
+    reachable: Space = "input" if encoder.transform.bijective else "transformed"
+    if options.method in ("label-solve", "refine"):
+        if options.space == "features":
+            raise ValueError(f"method {options.method!r} makes points in the input space")
+        return reachable
+    if options.space == "features":
+        return "features"
+    if feature_map.has_preimage:
+        return reachable
+    if options.space == "input":
+        raise ValueError(
+            f"the {feature_map.name!r} map ({feature_map.n_inputs} inputs, {feature_map.n_features} features) has no"
+            " preimage. Use space='features' (exact), method='label-solve' with at least"
+            f" {feature_map.n_features} points (exact), or method='refine' (points that minimise the full-data loss)"
+        )
+    return "features"
+
+
+def _stored_features(encoder: Encoder, x: Tensor, space: Space) -> Tensor:
+    if space == "transformed":
+        return encoder.feature_map.features(x.double())
+    return encoder(x, torch.float64)
+
+
+def _certify(full: FullModel, made: _Made, factor: SetFactor, W: Tensor, bias: Tensor) -> Certificate:
+    truth = full.model.weights
+    norm = float(truth.norm())
+    stored_error = weight_error = float((W - truth).norm()) / norm
+    if made.exact is not None:
+        features, labels, ridge = made.exact
+        clean, _ = SetFactor(features, ridge, intercept=full.intercept).weights(labels)
+        weight_error = float((clean - truth).norm()) / norm
+    status = made.status
+    if status is Status.PROJECTED and stored_error <= _EXACT:
+        status = Status.EXACT
+    elif status is Status.EXACT and stored_error > _EXACT:
+        status = Status.ROUNDED
+    return Certificate(
+        status=status,
+        weight_error=weight_error,
+        stored_error=stored_error,
+        prediction_error=_prediction_error(full, W, bias),
+        ridge=full.ridge,
+        ridge_rule=full.ridge_rule,
+        distilled_ridge=made.ridge,
+        rank=factor.rank,
+        model_rank=int(torch.linalg.matrix_rank(truth)),
+        condition=factor.condition,
+        max_abs_x=float(made.x.double().abs().max()),
+        out_of_range=made.out_of_range,
+        n_rows=full.n_rows,
+        notes=full.notes + made.notes,
+    )
+
+
+def _prediction_error(full: FullModel, W: Tensor, bias: Tensor) -> float:
+    """Relative root mean square of the difference of predictions over the training data, from G alone."""
+    truth, mean = full.model.weights, full.path.feature_mean
+    difference = W - truth
+    offset = mean @ difference + bias - full.model.bias if full.intercept else torch.zeros_like(bias)
+    target_mean = full.path.target_mean if full.intercept else torch.zeros_like(bias)
+    n = full.path.weight
+
+    def square(V: Tensor, shift: Tensor) -> float:
+        return max(float((V * full.gram_times(V.T).T).sum()), 0.0) + n * float(shift.square().sum())
+
+    whole = square(truth, target_mean)
+    return (square(difference, offset) / whole) ** 0.5 if whole > 0 else 0.0

@@ -1,0 +1,180 @@
+"""The product: a handful of points with labels, everything needed to predict from raw inputs, and a certificate."""
+
+import dataclasses
+import functools
+import os
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from .certificate import Certificate
+from .encoder import Encoder
+from .model import RidgeModel
+from .set_factor import SetFactor
+from .store import read_file, write_file
+from .targets import Targets
+
+_FILE_KIND = "distilled-set"
+Space = Literal["input", "transformed", "features"]
+
+
+class _Header(BaseModel):
+    """What the header of a file must hold; anything else is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    space: Space
+    distilled_ridge: float
+    intercept: bool
+    certificate: Certificate
+    encoder: dict[str, Any]
+    targets: dict[str, Any]
+    class_names: tuple[str, ...] | None
+    provenance: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DistilledSet:
+    """A distilled set.
+
+    Attributes
+    ----------
+    x : Tensor
+        Points: (m, *input_shape) in raw input units (`space` "input"), the same after the transform
+        ("transformed", where the transform cannot be undone for every point), or (m, p) features
+        ("features", where the feature map cannot).
+    y : Tensor, shape (m, k)
+        Soft labels.
+    encoder : Encoder
+        Transform and feature map.
+    targets : Targets
+    space : {"input", "transformed", "features"}
+    distilled_ridge : float
+        λ_S, absolute.
+    intercept : bool
+        Whether the model trained on the set has an unpenalised intercept.
+    certificate : Certificate
+    labels : Tensor, shape (m,), int64, or None
+        Nominal class of each point, as an index into the classes; None for regression.
+    class_names : tuple of str or None
+    provenance : dict
+        Data checksums, seed, options and versions, as plain JSON.
+    full_model : RidgeModel or None
+        The model of the whole data set, for comparison; only right after distilling, never stored.
+    """
+
+    x: Tensor
+    y: Tensor
+    encoder: Encoder
+    targets: Targets
+    space: Space
+    distilled_ridge: float
+    intercept: bool
+    certificate: Certificate
+    labels: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    full_model: RidgeModel | None = dataclasses.field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of x and y as they are stored."""
+        return self.x.nbytes + self.y.nbytes
+
+    @property
+    def hard_labels(self) -> np.ndarray | None:
+        """Nominal class of each point, in the user's labels; None for regression."""
+        return None if self.labels is None else np.asarray(self.targets.classes)[self.labels.numpy()]
+
+    def features(self) -> Tensor:
+        """Features of the points as they are stored, float64 (m, p)."""
+        if self.space == "features":
+            return self.x.double()
+        if self.space == "transformed":
+            return self.encoder.feature_map.features(self.x.double())
+        return self.encoder(self.x, torch.float64)
+
+    @functools.cached_property
+    def model(self) -> RidgeModel:
+        """The ridge model trained on the set alone."""
+        factor = SetFactor(self.features(), self.distilled_ridge, intercept=self.intercept)
+        return RidgeModel(self.encoder, self.targets, *factor.weights(self.y.double()))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Scores (n, k) of raw inputs, by the model trained on the set."""
+        return self.model.decision_function(X)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels (n,) of raw inputs, or values for regression, by the model trained on the set."""
+        return self.model.predict(X)
+
+    def score(self, X: Any, y: Any) -> float:
+        """Accuracy (R² for regression) of the model trained on the set."""
+        return self.model.score(X, y)
+
+    def numpy(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and y as NumPy arrays."""
+        return self.x.numpy(), self.y.numpy()
+
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
+        """Write one .safetensors file that holds everything needed to predict from raw inputs.
+
+        Raises
+        ------
+        FileExistsError
+            If `path` exists and `force` is not set.
+        """
+        header = _Header(
+            space=self.space,
+            distilled_ridge=self.distilled_ridge,
+            intercept=self.intercept,
+            certificate=self.certificate,
+            encoder=self.encoder.parameters(),
+            targets=self.targets.parameters(),
+            class_names=self.class_names,
+            provenance=self.provenance,
+        )
+        tensors = {"x": self.x, "y": self.y, **self.encoder.tensors()}
+        if self.labels is not None:
+            tensors["labels"] = self.labels
+        write_file(path, _FILE_KIND, header.model_dump(mode="json"), tensors, force=force)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, module: torch.nn.Module | None = None) -> "DistilledSet":
+        """Read what `save` wrote, bit for bit.
+
+        Parameters
+        ----------
+        path : path-like
+        module : torch.nn.Module, optional
+            The frozen network, if the features came from one (its code is not stored).
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is truncated, of another kind or version, or inconsistent.
+        """
+        document, tensors = read_file(path, _FILE_KIND)
+        try:
+            header = _Header.model_validate(document)
+            x, y = tensors.pop("x"), tensors.pop("y")
+        except (ValidationError, KeyError) as error:
+            raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error}") from None
+        labels = tensors.pop("labels", None)
+        encoder = Encoder.restore(header.encoder, tensors, module)
+        targets = Targets.restore(header.targets)
+        shape = encoder.transform.input_shape
+        expected = (encoder.feature_map.n_features,) if header.space == "features" else shape
+        if tuple(x.shape[1:]) != expected or tuple(y.shape) != (len(x), targets.n_outputs):
+            raise ValueError(
+                f"{os.fspath(path)} is inconsistent: points {tuple(x.shape)} and labels {tuple(y.shape)}, expected"
+                f" rows of {expected} and {targets.n_outputs} outputs"
+            )
+        fields = {name: getattr(header, name) for name in _Header.model_fields}
+        return cls(**{**fields, "x": x, "y": y, "labels": labels, "encoder": encoder, "targets": targets})

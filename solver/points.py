@@ -1,0 +1,170 @@
+r"""From features back to points that are bounded, in the units of the data, and stored in few bytes.
+
+The closed form leaves freedom that keeps exactness, because labels are solved for the points as they are
+stored: a common scale c (labels follow), the branch of a preimage nearest to the reference, and the choice
+among exact sets. It is used here in this order:
+
+1. features are scaled into the bound of the map (Fourier features: |φ_j| ≤ √(2/p); without the matching
+   change of labels the published code recovers W in direction only);
+2. the preimage nearest to the reference points is taken;
+3. where φ(c x) = c φ(x), points larger than the reference are scaled down to it;
+4. with ``bounds="data"``, exact sets and the box of the data's values are projected on in turn, so that
+   values leave the data's range as little as possible (for a homogeneous map they do not leave it at all);
+5. points are cast to the storage type; narrow integers are clipped to their range.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._check import check_name
+from .encoder import Encoder
+
+STORAGE = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "uint8": torch.uint8,
+}
+BOUNDS = ("free", "data")
+# Scaled features keep this share of the bound of the map, away from the edge where arccos loses digits.
+_BOUND_SHARE = 0.98
+_PROJECTIONS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """Points as they will be stored, and what was done to them."""
+
+    x: Tensor
+    out_of_range: float
+    notes: tuple[str, ...]
+
+
+def points_from_features(
+    F: Tensor,
+    encoder: Encoder,
+    reference: Tensor | None,
+    data_range: tuple[float, float],
+    *,
+    exact: Callable[[Tensor], Tensor],
+    bounds: str = "free",
+    storage: str = "float64",
+) -> Points:
+    """Points in raw units whose features span what `F` spans.
+
+    Parameters
+    ----------
+    F : Tensor, shape (m, p)
+        Features of an exact set.
+    encoder : Encoder
+        Its map has preimages.
+    reference : Tensor, shape (m, *input_shape), or None
+        Transformed points to stay near.
+    data_range : tuple of float
+        Smallest and largest raw value of the training data.
+    exact : callable
+        Maps any features (m, p) to those of an exact set near them.
+    bounds : {"free", "data"}
+    storage : {"float64", "float32", "float16", "uint8"}
+
+    Notes
+    -----
+    One preimage ("free"), or 30 preimages and projections ("data").
+    """
+    check_name(bounds, BOUNDS, "bounds")
+    notes: list[str] = []
+    if bounds == "data" or storage == "uint8":
+        z = _towards_box(F, encoder, reference, data_range, exact)
+    else:
+        z, scale = _preimage(F, encoder, reference)
+        if scale < 1:
+            notes.append(f"features were scaled by {scale:.3g} into the bound of the map; labels follow")
+    if encoder.feature_map.homogeneous:
+        shrink = _shrink_to_box(z, encoder, data_range) if bounds == "data" or storage == "uint8" else (
+            _shrink_to_reference(z, reference)
+        )
+        if shrink < 1:
+            z = z * shrink
+            notes.append(f"points were scaled by {shrink:.3g} into the range of the data; labels follow")
+    x = encoder.transform.inverse(z) if encoder.transform.bijective else z
+    out = _share_outside(x, data_range) if encoder.transform.bijective else 0.0
+    return Points(cast_points(x, storage, notes), out, tuple(notes))
+
+
+def cast_features(F: Tensor, storage: str) -> Tensor:
+    """Features as they are stored in a set that lives in feature space."""
+    if storage == "uint8":
+        raise ValueError("features cannot be stored as uint8: use float64, float32 or float16")
+    return cast_points(F, storage)
+
+
+def _preimage(F: Tensor, encoder: Encoder, reference: Tensor | None) -> tuple[Tensor, float]:
+    scale, bound = 1.0, encoder.feature_map.feature_bound
+    if bound is not None and (largest := float(F.abs().max())) > _BOUND_SHARE * bound:
+        scale = _BOUND_SHARE * bound / largest
+    return encoder.feature_map.preimage(F * scale, near=reference), scale
+
+
+def _towards_box(
+    F: Tensor,
+    encoder: Encoder,
+    reference: Tensor | None,
+    data_range: tuple[float, float],
+    exact: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Alternate between the box of raw values and the exact sets; keep the exact set that leaves it least."""
+    transform, low, high = encoder.transform, *data_range
+    best: tuple[float, Tensor] | None = None
+    z, _ = _preimage(F, encoder, reference)
+    for _ in range(_PROJECTIONS):
+        raw = transform.inverse(z)
+        clipped = raw.clamp(low, high)
+        excess = float((raw - clipped).norm())
+        if best is None or excess < best[0]:
+            best = (excess, z)
+        if excess == 0:
+            break
+        near = transform.forward(clipped)
+        z, _ = _preimage(exact(encoder.feature_map.features(near)), encoder, near)
+    assert best is not None
+    return best[1]
+
+
+def _shrink_to_reference(z: Tensor, reference: Tensor | None) -> float:
+    largest = float(z.abs().max())
+    return 1.0 if reference is None or largest == 0 else min(1.0, float(reference.abs().max()) / largest)
+
+
+def _shrink_to_box(z: Tensor, encoder: Encoder, data_range: tuple[float, float]) -> float:
+    """Largest c ≤ 1 for which all of c z lies in the box of raw values (transforms here are affine)."""
+    origin = encoder.transform.inverse(torch.zeros_like(z[:1]))
+    move = encoder.transform.inverse(z) - origin
+    low, high = data_range
+    room = torch.where(move > 0, high - origin, origin - low).clamp_min(0)
+    ratio = torch.where(move == 0, torch.inf, room / move.abs().clamp_min(torch.finfo(move.dtype).tiny))
+    least = float(ratio.min())
+    return min(1.0, least) if least > 0 else 1.0
+
+
+def _share_outside(x: Tensor, data_range: tuple[float, float]) -> float:
+    slack = 1e-9 * max(abs(data_range[0]), abs(data_range[1]), 1.0)
+    outside = (x < data_range[0] - slack) | (x > data_range[1] + slack)
+    return float(outside.double().mean())
+
+
+def cast_points(x: Tensor, storage: str, notes: list[str] | None = None) -> Tensor:
+    """Points as they are stored; clipping is noted, overflow of float16 refused."""
+    dtype = STORAGE[check_name(storage, STORAGE, "storage type")]
+    if dtype == torch.uint8:
+        clipped = float(((x < -0.5) | (x > 255.5)).double().mean())
+        if clipped and notes is not None:
+            notes.append(f"{clipped:.2%} of the values were clipped to 0..255")
+        return x.round().clamp(0, 255).to(torch.uint8)
+    if dtype == torch.float16 and float(x.abs().max()) > 65504:
+        raise ValueError(
+            f"values reach {float(x.abs().max()):.3g}, beyond float16: store float32, or set bounds='data'"
+        )
+    return x.to(dtype)
