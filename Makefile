@@ -14,7 +14,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Types are checked on the installed package: only there do the four folders form one.
 types: .venv/ready
+	rm -rf build/types
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types .
 	$(BIN)/basedpyright
 
 bench: .venv/ready

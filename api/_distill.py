@@ -295,7 +295,9 @@ def distill_statistics(
     reference points are standard normal in the transformed space, or given.
     """
     if statistics.targets is None or statistics.encoder is None:
-        raise ValueError("these statistics do not know their encoder and targets: make them with collect_statistics")
+        raise ValueError(
+            "these statistics do not know their encoder and targets: make them with collect_statistics"
+        )
     options = _options(
         statistics.targets,
         per_class,
@@ -413,7 +415,11 @@ def _candidates(options: PointOptions, coding: Targets) -> int:
 
 def _check_class_sizes(source: Source, coding: Targets, options: PointOptions) -> None:
     """Refuse early what the pass would find out late: too few rows of a class to place points near."""
-    if not coding.is_classes or not isinstance(source, ArraySource) or not (wanted := _candidates(options, coding)):
+    if (
+        not coding.is_classes
+        or not isinstance(source, ArraySource)
+        or not (wanted := _candidates(options, coding))
+    ):
         return
     counts = coding.indices(source.y).bincount(minlength=coding.n_outputs)
     if options.n_points >= coding.n_outputs and int(counts.min()) < wanted:
@@ -429,10 +435,18 @@ def _finish(
 ) -> DistilledSet:
     from . import __version__
 
-    if class_names is not None and full.model.targets.is_classes and len(class_names) != full.model.targets.n_outputs:
+    if (
+        class_names is not None
+        and full.model.targets.is_classes
+        and len(class_names) != full.model.targets.n_outputs
+    ):
         raise ValueError(f"{len(class_names)} class names for {full.model.targets.n_outputs} classes")
     near = options.near if isinstance(options.near, str) else "given"
     chosen = {"method": options.method, "near": near, "labels": options.labels, "bounds": options.bounds}
-    versions = {"kernel-distill": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {
+        "kernel-distill": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     provenance = {**origin, "options": chosen, "seed": options.seed, "versions": versions}
     return distill_full_model(full, options, class_names=class_names, provenance=provenance)

@@ -39,7 +39,7 @@ class _Distiller(BaseEstimator):
         n_points: int | None = None,
         feature_map: str | FeatureMap | torch.nn.Module = "identity",
         feature_params: Mapping[str, Any] | None = None,
-        transform: str | Transform = "auto",
+        input_transform: str | Transform = "auto",
         ridge: Any = "auto",
         distilled_ridge: float = 0.0,
         near: Any = "noise",
@@ -53,7 +53,7 @@ class _Distiller(BaseEstimator):
         self.n_points = n_points
         self.feature_map = feature_map
         self.feature_params = feature_params
-        self.transform = transform
+        self.input_transform = input_transform
         self.ridge = ridge
         self.distilled_ridge = distilled_ridge
         self.near = near
@@ -72,13 +72,14 @@ class _Distiller(BaseEstimator):
     def _check_fit(
         self, X: Any, y: Any, sample_weight: Any, **params: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Validated rows, targets and weights; rows of weight zero are left out.
+        """Return validated rows, targets and weights, without rows of weight zero.
 
-        Leaving them out makes "weight zero" mean "not there" for everything that is taken from the rows
+        Leaving those out makes "weight zero" mean "not there" for everything that is taken from the rows
         besides the sums: classes, length scales, transforms and the choice of λ.
         """
         table, shape = _as_table(X)
-        table, y = validate_data(self, table, y, dtype=_DTYPES, ensure_min_samples=2, **params)
+        checked: Any = validate_data(self, table, y, dtype=_DTYPES, ensure_min_samples=2, **params)
+        table, y = checked
         self._input_shape = table.shape[1:] if shape is None else shape
         X = table.reshape(len(table), *self._input_shape)
         if sample_weight is None:
@@ -89,17 +90,19 @@ class _Distiller(BaseEstimator):
             raise ValueError("Sample weights must contain at least one non-zero number.")
         return (X, y, weight) if kept.all() else (X[kept], y[kept], weight[kept])
 
-    def _check_rows(self, X: Any) -> np.ndarray:
-        """Validated rows to predict; of the shape that was fitted."""
+    def _scores(self, X: Any) -> np.ndarray:
+        """Return outputs (n, k) of the model trained on the points, for rows of the shape that was fitted."""
         check_is_fitted(self)
         table, shape = _as_table(X)
-        table = validate_data(self, table, dtype=_DTYPES, reset=False)
+        table: Any = validate_data(self, table, dtype=_DTYPES, reset=False)
         shape = table.shape[1:] if shape is None else shape
         if shape != self._input_shape:
             raise ValueError(f"this model was fitted on rows of shape {self._input_shape}, got {shape}")
-        return table.reshape(len(table), *shape)
+        return self.distilled_.decision_function(table.reshape(len(table), *shape))
 
-    def _distill(self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, **options: Any) -> DistilledSet:
+    def _distill(
+        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, **options: Any
+    ) -> DistilledSet:
         ds = distill(
             X,
             y,
@@ -108,7 +111,7 @@ class _Distiller(BaseEstimator):
             n_points=self.n_points,
             feature_map=self.feature_map,
             feature_params=self.feature_params,
-            transform=self.transform,
+            transform=self.input_transform,
             ridge=self.ridge,
             distilled_ridge=self.distilled_ridge,
             near=self.near,
@@ -126,20 +129,20 @@ class _Distiller(BaseEstimator):
         return ds
 
     def _raw_points(self) -> np.ndarray:
-        """A copy of the points, if they are in the units of the data."""
+        """Copy the points, if they are in the units of the data."""
         space, encoder = self.distilled_.space, self.distilled_.encoder
         if space == "features":
             feature_map = encoder.feature_map
             raise ValueError(
-                f"the set lives in feature space ({feature_map.n_features} features): the"
-                f" {feature_map.name!r} map has no preimage, so there are no points to return in the units of X."
-                f" Use a map with a preimage ('identity', or 'fourier' or 'fcnn' with at most"
-                f" {feature_map.n_inputs} features), or method='label-solve' or 'refine'"
+                f"the set lives in feature space: the {feature_map.name!r} map of {feature_map.n_inputs}"
+                f" inputs and {feature_map.n_features} features has no preimage. For points in the units of X"
+                f" use 'identity', 'fourier' or 'fcnn' with at most {feature_map.n_inputs} features, or"
+                " method='label-solve' or 'refine'"
             )
         if space == "transformed":
             raise ValueError(
-                f"the set lives in the space of the transform {encoder.transform.name!r}, which cannot be undone"
-                " for every point. Use transform='standardize' or 'none'"
+                f"the set lives in the space of the transform {encoder.transform.name!r}, which cannot be"
+                " undone for every point. Use input_transform='standardize' or 'none'"
             )
         return self.x_.copy()
 
@@ -165,7 +168,7 @@ class KernelDistiller(ClassifierMixin, _Distiller):
         preimage, so that their points live in feature space.
     feature_params : dict, default=None
         Arguments of the map, for instance ``{"n_features": 1024}``.
-    transform : str or Transform, default="auto"
+    input_transform : str or Transform, default="auto"
         "auto" standardises images by channel and leaves columns of tables alone (put a scaler before this
         estimator); "none", "standardize", "zca-kip", "zca-rfad", "zca-kornia".
     ridge : str, float, Ridge or sequence of float, default="auto"
@@ -201,8 +204,8 @@ class KernelDistiller(ClassifierMixin, _Distiller):
         Points, in the units and shape of rows of X; features where the set lives in feature space.
     y_ : ndarray, shape (m, k)
         Soft labels.
-    labels_ : ndarray, shape (m,)
-        Class of each point.
+    labels_ : ndarray, shape (m,), or None
+        Class of each point; None where points belong to no class (method "all-ridges").
     certificate_ : Certificate
         What is guaranteed of the set.
     classes_ : ndarray, shape (k,)
@@ -226,7 +229,7 @@ class KernelDistiller(ClassifierMixin, _Distiller):
     >>> X, y = load_iris(return_X_y=True)
     >>> model = kd.KernelDistiller().fit(X, y)
     >>> model.x_.shape, round(model.score(X, y), 2)
-    ((3, 4), 0.84)
+    ((3, 4), 0.86)
     """
 
     def __init__(
@@ -236,7 +239,7 @@ class KernelDistiller(ClassifierMixin, _Distiller):
         n_points: int | None = None,
         feature_map: str | FeatureMap | torch.nn.Module = "identity",
         feature_params: Mapping[str, Any] | None = None,
-        transform: str | Transform = "auto",
+        input_transform: str | Transform = "auto",
         ridge: Any = "auto",
         distilled_ridge: float = 0.0,
         near: Any = "noise",
@@ -252,7 +255,7 @@ class KernelDistiller(ClassifierMixin, _Distiller):
             n_points=n_points,
             feature_map=feature_map,
             feature_params=feature_params,
-            transform=transform,
+            input_transform=input_transform,
             ridge=ridge,
             distilled_ridge=distilled_ridge,
             near=near,
@@ -295,8 +298,7 @@ class KernelDistiller(ClassifierMixin, _Distiller):
             labels=self.labels,
             class_names=names,
         )
-        assert ds.labels is not None
-        self.labels_ = self.classes_[ds.labels.numpy()]
+        self.labels_ = None if ds.labels is None else self.classes_[ds.labels.numpy()]
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -326,7 +328,8 @@ class KernelDistiller(ClassifierMixin, _Distiller):
         -------
         ndarray, shape (n,), of the dtype of `classes_`
         """
-        return self.classes_[self._scores(X).argmax(axis=1)]
+        scores = self._scores(X)
+        return self.classes_[scores.argmax(axis=1)]
 
     def fit_resample(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Distil, and return the points with their classes: a small training set for any other classifier.
@@ -350,16 +353,14 @@ class KernelDistiller(ClassifierMixin, _Distiller):
         ValueError
             If the points are not in the units of X, or belong to no class.
         """
-        if self.method == "all-ridges":
-            raise ValueError(
-                "points of method 'all-ridges' are directions, which belong to no class: train on `x_` and `y_`,"
-                " or use another method"
-            )
         self.fit(X, y, sample_weight)
-        return self._raw_points(), self.labels_.copy()
-
-    def _scores(self, X: Any) -> np.ndarray:
-        return self.distilled_.decision_function(self._check_rows(X))
+        points = self._raw_points()
+        if self.labels_ is None:
+            raise ValueError(
+                f"points of method {self.method!r} belong to no class: train on `x_` and `y_`, or use another"
+                " method"
+            )
+        return points, self.labels_.copy()
 
 
 class KernelDistillerRegressor(RegressorMixin, _Distiller):
@@ -377,7 +378,7 @@ class KernelDistillerRegressor(RegressorMixin, _Distiller):
         What the model is linear in; see `KernelDistiller` for the choices and the reason of the default.
     feature_params : dict, default=None
         Arguments of the map, for instance ``{"n_features": 1024}``.
-    transform : str or Transform, default="auto"
+    input_transform : str or Transform, default="auto"
         "auto" standardises images by channel and leaves columns of tables alone (put a scaler before this
         estimator); "none", "standardize", "zca-kip", "zca-rfad", "zca-kornia".
     ridge : str, float, Ridge or sequence of float, default="auto"
@@ -428,7 +429,7 @@ class KernelDistillerRegressor(RegressorMixin, _Distiller):
     >>> X, y = load_diabetes(return_X_y=True)
     >>> model = kd.KernelDistillerRegressor().fit(X, y)
     >>> model.x_.shape, round(model.score(X, y), 2)
-    ((2, 10), 0.51)
+    ((2, 10), 0.52)
     """
 
     def __sklearn_tags__(self) -> Tags:
@@ -450,7 +451,7 @@ class KernelDistillerRegressor(RegressorMixin, _Distiller):
         self
         """
         X, y, weight = self._check_fit(X, y, sample_weight, y_numeric=True, multi_output=True)
-        self._distill(X, y, weight, task="regression")
+        self._distill(X, y.astype(np.float64), weight, task="regression")
         self._target_shape = y.shape[1:]
         self.y_ = self.y_.reshape(len(self.y_), *self._target_shape)
         return self
@@ -466,7 +467,7 @@ class KernelDistillerRegressor(RegressorMixin, _Distiller):
         -------
         ndarray, shape (n,) or (n, k), as y was
         """
-        values = self.distilled_.decision_function(self._check_rows(X))
+        values = self._scores(X)
         return values.reshape(len(values), *self._target_shape)
 
     def fit_resample(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..kernels import normal
 from ._check import check_name, check_non_negative
-from .certificate import Certificate, Status
+from .certificate import Status
+from .certify import certify
 from .closed_form import (
     best_rank,
     gram_set,
@@ -22,16 +23,13 @@ from .distilled_set import DistilledSet, Space
 from .encoder import Encoder
 from .fit import FullModel
 from .points import STORAGE, cast_features, cast_points, points_from_features
+from .reference import nominal_classes, reference_points
 from .refine import refine_points
 from .set_factor import SetFactor
-from .source import to_tensor
-from .targets import Targets
 
 METHODS = ("closed-form", "theorem", "all-ridges", "label-solve", "refine")
 SPACES = ("auto", "input", "features")
 LABELS = ("auto", "one-hot", "solved")
-# A stored set is called exact up to this relative error of its weights.
-_EXACT = 1e-6
 # Below this share of W outside the span of the points, the rest is rounding and there is nothing to project.
 _SPANNED = 1e-9
 
@@ -84,7 +82,17 @@ def distill_full_model(
     else:
         y = made.labels
     y = y.to(torch.float64 if options.storage == "float64" else torch.float32)
-    certificate = _certify(full, made, factor, *factor.weights(y.double()))
+    certificate = certify(
+        full,
+        factor,
+        factor.weights(y.double()),
+        made.exact,
+        status=made.status,
+        distilled_ridge=made.ridge,
+        max_abs_x=float(made.x.double().abs().max()),
+        out_of_range=made.out_of_range,
+        notes=made.notes,
+    )
     return DistilledSet(
         x=made.x,
         y=y,
@@ -94,7 +102,7 @@ def distill_full_model(
         distilled_ridge=made.ridge,
         intercept=full.intercept,
         certificate=certificate,
-        labels=_nominal(len(y), targets) if made.labels is None else None,
+        labels=nominal_classes(len(y), targets) if made.labels is None else None,
         class_names=class_names,
         provenance=dict(provenance or {}),
         full_model=full.model,
@@ -121,13 +129,15 @@ class _Made:
 
 
 def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
-    encoder, targets = full.model.encoder, full.model.targets
+    encoder = full.model.encoder
     W, m, intercept = full.model.weights, options.n_points, full.intercept
     if not torch.isfinite(W).all() or float(W.norm()) == 0:
-        raise ValueError("the full model is zero or not finite: there is nothing to distil (constant targets?)")
+        raise ValueError(
+            "the full model is zero or not finite: there is nothing to distil (constant targets?)"
+        )
     if options.method == "all-ridges":
         return _make_all_ridges(full, options, space)
-    reference = reference_points(full, options, m)
+    reference = reference_points(full, m, options.near, options.seed)
     F_reference = encoder.feature_map.features(reference)
     if options.method in ("label-solve", "refine"):
         return _make_given(full, options, reference)
@@ -143,7 +153,9 @@ def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
 
     if options.method == "theorem":
         if labels is None or intercept:
-            raise ValueError("method 'theorem' needs class labels, at least one point a class, and no intercept")
+            raise ValueError(
+                "method 'theorem' needs class labels, at least one point a class, and no intercept"
+            )
         if isinstance(options.near, str) and options.near == "noise":
             Z = theorem_noise(W, labels, normal(options.seed, "theorem.noise", (m, W.shape[0])))
         else:
@@ -174,11 +186,10 @@ def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
 def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> _Made:
     """One set with the ridge path of the full data (Izzo and Zou)."""
     if options.distilled_ridge:
-        raise ValueError("an all-ridges set is trained with the full model's own ridge: leave distilled_ridge at 0")
-    path = full.path
-    if full.ridge_rule == "holdout":
-        raise ValueError("an all-ridges set needs every row in one factorisation: use ridge 'gcv', 'loo' or a number")
-    made = gram_set(path)
+        raise ValueError(
+            "an all-ridges set is trained with the full model's own ridge: leave distilled_ridge at 0"
+        )
+    made = gram_set(full.data.path())
     F, Y = made.features, made.labels
     exact, goal = (F, Y, full.ridge), full.model.weights
     if space == "features":
@@ -189,7 +200,9 @@ def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> _M
         scale = min(1.0, 0.98 * bound / float(F.abs().max()))
     z = encoder.feature_map.preimage(F * scale)
     x = cast_points(encoder.transform.inverse(z) if space == "input" else z, options.storage)
-    notes = () if scale == 1 else (f"features and labels were scaled by {scale:.3g}: ridges scale by its square",)
+    notes = (
+        () if scale == 1 else (f"features and labels were scaled by {scale:.3g}: ridges scale by its square",)
+    )
     stored = _stored_features(encoder, x, space)
     ridge = full.ridge * scale**2
     return _Made(x, stored, goal, ridge, Status.EXACT, exact, labels=Y * scale, notes=notes)
@@ -221,61 +234,26 @@ def projected_model(full: FullModel, F: Tensor, goal: Tensor) -> Tensor:
     C = F - F.mean(dim=0) if full.intercept else F
     if SetFactor(C).residual(goal) < _SPANNED:
         return goal
-    metric = full.gram_times(C) + full.ridge * C
+    metric = full.data.gram_times(C) + full.ridge * C
     return C.T @ torch.linalg.lstsq(C @ metric.T, metric @ goal, driver="gelsd").solution
-
-
-def reference_points(full: FullModel, options: PointOptions, m: int) -> Tensor:
-    """Transformed points (m, *input_shape), float64, to place the set near: noise, real rows, or given."""
-    encoder, targets, near = full.model.encoder, full.model.targets, options.near
-    shape = encoder.transform.input_shape
-    if not isinstance(near, str):
-        given = to_tensor(near)
-        if given.numel() != m * encoder.feature_map.n_inputs:
-            raise ValueError(f"`near` must hold {m} points of shape {shape}, got {tuple(given.shape)}")
-        return encoder.transform.forward(given.reshape(m, *shape))
-    check_name(near, ("noise", "data"), "reference points (near)")
-    if near == "noise":
-        noise = normal(options.seed, "near.noise", (m, *shape))
-        if full.sample is None:
-            return noise
-        sample = encoder.transform.forward(full.sample)
-        return sample.mean(dim=0) + sample.std(dim=0, correction=0) * noise
-    nominal = _nominal(m, targets)
-    groups = torch.zeros(m, dtype=torch.int64) if nominal is None else nominal
-    rows = []
-    for group in groups.unique().tolist():
-        wanted = int((groups == group).sum())
-        found = full.candidates.rows(group)
-        if found is None or len(found) < wanted:
-            name = "" if nominal is None else f" of class {(targets.classes or ())[group]!r}"
-            raise ValueError(
-                f"near='data' needs {wanted} rows{name}, the data have {0 if found is None else len(found)}:"
-                " lower per_class or use near='noise'"
-            )
-        rows.append(found[:wanted])
-    return encoder.transform.forward(torch.cat(rows))
 
 
 def _wanted_labels(full: FullModel, options: PointOptions, m: int) -> Tensor | None:
     """One-hot label rows, where they are asked for and can carry the model; None for solved labels."""
     targets = full.model.targets
-    nominal = _nominal(m, targets)
+    nominal = nominal_classes(m, targets)
     possible = nominal is not None and m >= targets.n_outputs
     if options.labels == "one-hot" and not possible:
         raise ValueError(f"one-hot labels need classes and at least one point a class, got {m} points")
     near_noise = isinstance(options.near, str) and options.near == "noise"
-    wanted = options.labels == "one-hot" or options.method == "theorem" or (options.labels == "auto" and near_noise)
+    wanted = (
+        options.labels == "one-hot"
+        or options.method == "theorem"
+        or (options.labels == "auto" and near_noise)
+    )
     if nominal is None or not possible or not wanted:
         return None
     return targets.encode([(targets.classes or ())[index] for index in nominal.tolist()])
-
-
-def _nominal(m: int, targets: Targets) -> Tensor | None:
-    """Class of each point: as even as can be, in class order."""
-    if not targets.is_classes:
-        return None
-    return (torch.arange(m) * targets.n_outputs // m) if m >= targets.n_outputs else torch.arange(m)
 
 
 def _space(encoder: Encoder, options: PointOptions) -> Space:
@@ -302,49 +280,3 @@ def _stored_features(encoder: Encoder, x: Tensor, space: Space) -> Tensor:
     if space == "transformed":
         return encoder.feature_map.features(x.double())
     return encoder(x, torch.float64)
-
-
-def _certify(full: FullModel, made: _Made, factor: SetFactor, W: Tensor, bias: Tensor) -> Certificate:
-    truth = full.model.weights
-    norm = float(truth.norm())
-    stored_error = weight_error = float((W - truth).norm()) / norm
-    if made.exact is not None:
-        features, labels, ridge = made.exact
-        clean, _ = SetFactor(features, ridge, intercept=full.intercept).weights(labels)
-        weight_error = float((clean - truth).norm()) / norm
-    status = made.status
-    if status is Status.PROJECTED and stored_error <= _EXACT:
-        status = Status.EXACT
-    elif status is Status.EXACT and stored_error > _EXACT:
-        status = Status.ROUNDED
-    return Certificate(
-        status=status,
-        weight_error=weight_error,
-        stored_error=stored_error,
-        prediction_error=_prediction_error(full, W, bias),
-        ridge=full.ridge,
-        ridge_rule=full.ridge_rule,
-        distilled_ridge=made.ridge,
-        rank=factor.rank,
-        model_rank=int(torch.linalg.matrix_rank(truth)),
-        condition=factor.condition,
-        max_abs_x=float(made.x.double().abs().max()),
-        out_of_range=made.out_of_range,
-        n_rows=full.n_rows,
-        notes=full.notes + made.notes,
-    )
-
-
-def _prediction_error(full: FullModel, W: Tensor, bias: Tensor) -> float:
-    """Relative root mean square of the difference of predictions over the training data, from G alone."""
-    truth, mean = full.model.weights, full.path.feature_mean
-    difference = W - truth
-    offset = mean @ difference + bias - full.model.bias if full.intercept else torch.zeros_like(bias)
-    target_mean = full.path.target_mean if full.intercept else torch.zeros_like(bias)
-    n = full.path.weight
-
-    def square(V: Tensor, shift: Tensor) -> float:
-        return max(float((V * full.gram_times(V.T).T).sum()), 0.0) + n * float(shift.square().sum())
-
-    whole = square(truth, target_mean)
-    return (square(difference, offset) / whole) ** 0.5 if whole > 0 else 0.0

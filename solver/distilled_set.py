@@ -119,7 +119,7 @@ class DistilledSet:
         return self.model.score(X, y)
 
     def numpy(self) -> tuple[np.ndarray, np.ndarray]:
-        """x and y as NumPy arrays."""
+        """X and y as NumPy arrays."""
         return self.x.numpy(), self.y.numpy()
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:

@@ -63,7 +63,9 @@ def decision_functions(models: Sequence[RidgeModel], X: Any) -> list[np.ndarray]
             check_finite(piece, "X", start)
             parts.append(torch.addmm(bias, encoder(piece).double(), W))
         scores = torch.cat(parts) if parts else torch.empty(0, W.shape[1], dtype=torch.float64)
-        for index, part in zip(members, scores.split([models[i].bias.numel() for i in members], 1), strict=True):
+        for index, part in zip(
+            members, scores.split([models[i].bias.numel() for i in members], 1), strict=True
+        ):
             out[index] = part.numpy()
     return out
 

@@ -83,8 +83,10 @@ def points_from_features(
         if scale < 1:
             notes.append(f"features were scaled by {scale:.3g} into the bound of the map; labels follow")
     if encoder.feature_map.homogeneous:
-        shrink = _shrink_to_box(z, encoder, data_range) if bounds == "data" or storage == "uint8" else (
-            _shrink_to_reference(z, reference)
+        shrink = (
+            _shrink_to_box(z, encoder, data_range)
+            if bounds == "data" or storage == "uint8"
+            else (_shrink_to_reference(z, reference))
         )
         if shrink < 1:
             z = z * shrink

@@ -12,7 +12,9 @@ _QUIET_SECONDS = 2.0
 _LINE_SECONDS = 10.0
 
 
-def track(items: Iterable[T], label: str, total: int | None = None, *, show: bool | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], label: str, total: int | None = None, *, show: bool | None = None
+) -> Iterator[T]:
     """Yield `items`, showing progress on standard error.
 
     Parameters

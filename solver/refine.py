@@ -10,7 +10,6 @@ without sampling noise, and minimised by L-BFGS-B (SciPy), in the box of the dat
 """
 
 import numpy as np
-import scipy.optimize
 import torch
 from torch import Tensor
 
@@ -35,7 +34,7 @@ def excess_loss(full: FullModel, F: Tensor) -> Tensor:
     C = F - F.mean(dim=0) if full.intercept else F
     W = full.model.weights
     with torch.no_grad():
-        MW = full.gram_times(W.T).T + full.ridge * W
+        MW = full.data.gram_times(W.T).T + full.ridge * W
         whole = (W * MW).sum()
     MC = _GramTimes.apply(C, full)
     # Points enter by their span only: normalise rows, so that the jitter means the same for all of them.
@@ -55,11 +54,11 @@ class _GramTimes(torch.autograd.Function):
     @staticmethod
     def forward(ctx, C: Tensor, full: FullModel) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.full = full
-        return full.gram_times(C) + full.ridge * C
+        return full.data.gram_times(C) + full.ridge * C
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        return ctx.full.gram_times(grad) + ctx.full.ridge * grad, None
+        return ctx.full.data.gram_times(grad) + ctx.full.ridge * grad, None
 
 
 def refine_points(
@@ -93,13 +92,15 @@ def refine_points(
     -----
     Each evaluation costs m p² + m² p multiplications and one forward and backward of the map for m points.
     """
+    import scipy.optimize
+
     check_count(steps, "refine_steps")
     feature_map, transform = full.model.encoder.feature_map, full.model.encoder.transform
     box = None
     if bounds == "data":
         edges = [transform.forward(torch.full_like(start[:1], value)) for value in full.data_range]
         low, high = (edge.expand_as(start).reshape(-1).numpy() for edge in edges)
-        box = scipy.optimize.Bounds(np.minimum(low, high), np.maximum(low, high))
+        box = np.minimum(low, high), np.maximum(low, high)
     history: list[float] = []
 
     def loss_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -116,13 +117,13 @@ def refine_points(
 
     initial = start.reshape(-1).double().numpy()
     if box is not None:
-        initial = np.clip(initial, box.lb, box.ub)
+        initial = np.clip(initial, *box)
     result = scipy.optimize.minimize(
         loss_and_gradient,
         initial,
         jac=True,
         method="L-BFGS-B",
-        bounds=box,
+        bounds=None if box is None else list(zip(*box, strict=True)),
         callback=tick,
         options={"maxiter": steps, "maxfun": 2 * steps, "maxcor": 20, "ftol": 1e-14, "gtol": 1e-12},
     )

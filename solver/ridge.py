@@ -127,7 +127,11 @@ class RidgePath:
         w = torch.ones(len(F), dtype=torch.float64) if weight is None else weight.double()
         total = float(w.sum())
         zero = torch.zeros(1, dtype=torch.float64)
-        means = ((w @ F) / total, (w @ Y) / total) if intercept else (zero.expand(F.shape[1]), zero.expand(Y.shape[1]))
+        means = (
+            ((w @ F) / total, (w @ Y) / total)
+            if intercept
+            else (zero.expand(F.shape[1]), zero.expand(Y.shape[1]))
+        )
         root = w.sqrt()[:, None]
         F, Y = (F - means[0]) * root, (Y - means[1]) * root
         U, S, Vh = torch.linalg.svd(F, full_matrices=False)
@@ -169,10 +173,11 @@ class RidgePath:
 
         All weights are put side by side, so that the features meet one matrix product.
         """
-        pairs = [self.weights(ridge) for ridge in ridges]
-        W = torch.cat([W for W, _ in pairs], dim=1).to(F.dtype)
-        out = (F @ W).double().reshape(len(F), len(ridges), -1).permute(1, 0, 2)
-        return out + torch.stack([bias for _, bias in pairs])[:, None, :]
+        shrunk = torch.cat([self.coefficients / (self.values + ridge)[:, None] for ridge in ridges], dim=1)
+        W = self.vectors @ shrunk
+        bias = self.target_mean.repeat(len(ridges)) - self.feature_mean @ W
+        out = torch.addmm(bias, F.double(), W)
+        return out.reshape(len(F), len(ridges), -1).permute(1, 0, 2)
 
     def degrees_of_freedom(self, ridge: float) -> float:
         """Trace of the hat matrix, with one for the intercept."""
@@ -243,7 +248,7 @@ def rank_tolerance(largest: Tensor | float, size: int) -> float:
 
 def singular_rank(S: Tensor, shape: Sequence[int]) -> int:
     """Number of singular values (descending) above ``max(shape) * eps * S[0]``."""
-    return int((S > S[0] * max(shape) * _EPS).sum()) if len(S) else 0
+    return int((S[0] * max(shape) * _EPS < S).sum()) if len(S) else 0
 
 
 def _rank_note(rank: int, full: int) -> tuple[str, ...]:

@@ -129,7 +129,9 @@ class StreamSource:
         for item in iterator:
             piece = self._check(item)
             if tuple(piece[0].shape[1:]) != self.input_shape:
-                raise ValueError(f"rows of shape {tuple(piece[0].shape[1:])} after rows of {self.input_shape}")
+                raise ValueError(
+                    f"rows of shape {tuple(piece[0].shape[1:])} after rows of {self.input_shape}"
+                )
             yield piece
 
     @staticmethod
@@ -188,7 +190,9 @@ class Reservoir:
             if not len(member):
                 continue
             merged, order = torch.cat([self._keys[group], keys[member]]).sort()
-            rows = batch.X[member] if (old := self._rows[group]) is None else torch.cat([old, batch.X[member]])
+            rows = (
+                batch.X[member] if (old := self._rows[group]) is None else torch.cat([old, batch.X[member]])
+            )
             self._keys[group], self._rows[group] = merged[: self._size], rows[order[: self._size]].clone()
 
     def rows(self, group: int = 0) -> Tensor | None:
@@ -224,10 +228,10 @@ def check_weights(weight: Any, n: int) -> Tensor:
 def _as_array(values: Any, name: str) -> Any:
     if isinstance(values, Tensor):
         return values.detach().cpu()
+    if type(values).__module__.partition(".")[0] == "cupy":
+        values = values.get()
     if not hasattr(values, "__array__") and not isinstance(values, (list, tuple)):
         raise ValueError(f"`{name}` must be an array, got {type(values).__name__}")
-    if hasattr(values, "get") and type(values).__module__.partition(".")[0] == "cupy":
-        values = values.get()
     try:
         array = values if isinstance(values, np.ndarray) else np.asarray(values)
     except ValueError as error:

@@ -62,7 +62,7 @@ class Statistics:
 
     def __post_init__(self) -> None:
         p, k = self.n_features, self.n_outputs
-        self._gram = torch.zeros(p, p, dtype=torch.float64)
+        self._gram: Tensor | None = None  # p x p: made when the first rows come
         self._mirrored = True
         self.cross = torch.zeros(p, k, dtype=torch.float64)
         self.feature_sum = torch.zeros(p, dtype=torch.float64)
@@ -72,9 +72,15 @@ class Statistics:
     @property
     def gram(self) -> Tensor:
         """G, shape (p, p), exactly symmetric."""
+        gram = self._upper()
         if not self._mirrored:
-            mirror_upper_(self._gram)
+            mirror_upper_(gram)
             self._mirrored = True
+        return gram
+
+    def _upper(self) -> Tensor:
+        if self._gram is None:
+            self._gram = torch.zeros(self.n_features, self.n_features, dtype=torch.float64)
         return self._gram
 
     def add(self, F: Tensor, Y: Tensor, weight: Tensor | None = None) -> Self:
@@ -111,7 +117,7 @@ class Statistics:
         self.target_square += (WY * Y).sum(dim=0)
         self.weight += float(len(F) if weight is None else weight.sum())
         self.count += len(F)
-        gram_add_(self._gram, F if weight is None else F * weight.sqrt()[:, None])
+        gram_add_(self._upper(), F if weight is None else F * weight.sqrt()[:, None])
         self._mirrored = False
         return self
 
@@ -132,9 +138,13 @@ class Statistics:
                 f" {(other.n_features, other.n_outputs)} do not merge"
             )
         if self.targets != other.targets:
-            raise ValueError(f"statistics of different targets do not merge: {self.targets} and {other.targets}")
+            raise ValueError(
+                f"statistics of different targets do not merge: {self.targets} and {other.targets}"
+            )
         if (self.encoder is None) != (other.encoder is None) or (
-            self.encoder is not None and other.encoder is not None and self.encoder.digest() != other.encoder.digest()
+            self.encoder is not None
+            and other.encoder is not None
+            and self.encoder.digest() != other.encoder.digest()
         ):
             raise ValueError(
                 "statistics of different encoders do not merge: make every shard with the same transform and"

@@ -85,7 +85,9 @@ def read_file(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], 
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a safetensors file (truncated or another format): {error}") from None
+        raise ValueError(
+            f"{path} cannot be read as a safetensors file (truncated or another format): {error}"
+        ) from None
     try:
         document = json.loads(metadata[_KEY])
         found = document.pop("format"), document.pop("version"), document.pop("kind")

@@ -40,11 +40,11 @@ class Targets:
         """Classes found in an array of labels, or ``0 .. n_classes - 1`` where that is given."""
         check_name(kind, ("one-hot", "centred"), "target encoding")
         if n_classes is not None:
-            classes: tuple = tuple(range(check_count(n_classes, "n_classes", 2)))
+            classes: tuple[Any, ...] = tuple(range(check_count(n_classes, "n_classes", 2)))
         else:
             classes = tuple(np.unique(_labels(y)).tolist())
         if len(classes) < 2:
-            raise ValueError(f"found one class only ({classes[0]!r}): classification needs at least two")
+            raise ValueError(f"found one class only ({list(classes)}): classification needs at least two")
         return cls(kind, len(classes), classes)
 
     @classmethod
@@ -109,5 +109,7 @@ def _labels(y: Any) -> np.ndarray:
     if labels.dtype.kind not in "iubU":
         raise ValueError(f"labels must be integers or strings, got an array of dtype {labels.dtype}")
     if labels.ndim != 1:
-        raise ValueError(f"labels must have shape (n,), got {labels.shape}: take argmax of one-hot rows first")
+        raise ValueError(
+            f"labels must have shape (n,), got {labels.shape}: take argmax of one-hot rows first"
+        )
     return labels.astype(np.int64) if labels.dtype.kind in "iub" else labels

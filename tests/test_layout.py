@@ -120,7 +120,9 @@ def test_doctests():
 
 def test_ranges_in_pyproject_are_open_and_pins_cover_them():
     pinned = {
-        line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+        line.partition("==")[0]
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
     }
     wanted = PROJECT["project"]["dependencies"]
     assert all("==" not in requirement and "<" not in requirement for requirement in wanted)

@@ -72,7 +72,9 @@ def make_feature_map(
         if params:
             raise ValueError(f"the feature map is already made: drop its parameters {sorted(params)}")
         if spec.input_shape != tuple(input_shape):
-            raise ValueError(f"the feature map takes {spec.input_shape}, the data have shape {tuple(input_shape)}")
+            raise ValueError(
+                f"the feature map takes {spec.input_shape}, the data have shape {tuple(input_shape)}"
+            )
         return spec
     if isinstance(spec, torch.nn.Module):
         return ModuleFeatures(spec, tuple(input_shape), **params)

@@ -14,6 +14,7 @@ last. Row vectors of a ridge solution on its features lie in that subspace, so w
 has a preimage all the same: least squares finds it (algorithms of Theorem 5.3, without its restriction).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -72,7 +73,7 @@ class Dense(FeatureMap):
         sizes = (d, *self.widths)
         self._weights = [
             (normal(seed, f"{self.name}.{layer}", (out, fan_in)) * fan_in**-0.5).float().double()
-            for layer, (fan_in, out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            for layer, (fan_in, out) in enumerate(itertools.pairwise(sizes))
         ]
         self._systems = [LinearSystem(weight) for weight in self._weights]
         self._cast: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
@@ -81,7 +82,7 @@ class Dense(FeatureMap):
     def surjective(self) -> bool:
         """Whether no layer is wider than the one before it."""
         sizes = (self.n_inputs, *self.widths)
-        return all(a >= b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        return all(a >= b for a, b in itertools.pairwise(sizes))
 
     def parameters(self) -> dict[str, Any]:
         """Shape, widths, slope and seed."""

@@ -91,7 +91,9 @@ class RandomFourier(FeatureMap):
                 f"orthogonal features need a rotation-invariant kernel (gaussian, matern-*), got {kernel!r}"
             )
         if variant == "paired" and self.n_features % 2:
-            raise ValueError(f"paired features come as cos and sin: `n_features` must be even, got {n_features}")
+            raise ValueError(
+                f"paired features come as cos and sin: `n_features` must be even, got {n_features}"
+            )
         self.seed = seed
         self.feature_bound = None if variant == "paired" else math.sqrt(2 / self.n_features)
         rows = self.n_features // 2 if variant == "paired" else self.n_features

@@ -13,6 +13,7 @@ Sources: Coates, Ng and Lee, AISTATS 2011, and Coates and Ng, ICML 2011 (normali
 two-sided threshold, patches as filters); Recht et al., ICML 2019 (the same map with ridge regression).
 """
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -68,6 +69,12 @@ class RandomPatches(FeatureMap):
         self.grid = grid
         _, h, w = self.input_shape
         self._cells = _cell_averages(h - filters.shape[-2] + 1, w - filters.shape[-1] + 1, grid)
+
+    @classmethod
+    def needs_sample(cls, params: Mapping[str, Any]) -> bool:
+        """Always: the filters are patches of the data."""
+        del params
+        return True
 
     @classmethod
     def build(

@@ -1,0 +1,5 @@
+"""`python -m kernel_distill`."""
+
+from .cli import main
+
+main()

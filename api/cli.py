@@ -1,0 +1,284 @@
+"""The command line: `kernel-distill distill | evaluate | inspect | convert | demo | doctor`.
+
+Everything heavy is imported inside the commands, so that help comes at once. What a user can cause (a wrong
+name, a file that is there or is not, a damaged file) is one line on standard error and exit status 2; an
+interruption is 130; anything else is a bug and keeps its traceback.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Distil a training set into a handful of points on which the same model is trained.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_SOURCE = (
+    "digits, an .npz file (x_train, y_train, x_test, y_test), a folder of parquet shards, an image folder"
+    " train/<class>/*.png, torchvision:<name> or hf:<owner>/<name>"
+)
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Defines every random choice.")]
+
+
+def _option(text: str) -> Any:
+    return typer.Option(help=text, show_default=True)
+
+
+def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what a user can cause into one line and an exit status."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except BrokenPipeError:
+            raise  # `| head` has read enough: typer ends quietly
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError, ImportError) as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+@app.command()
+@_user_errors
+def distill(
+    source: Annotated[str, typer.Argument(help=_SOURCE, show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", show_default=False)],
+    method: Annotated[
+        str, _option("closed-form, theorem, all-ridges, label-solve or refine.")
+    ] = "closed-form",
+    per_class: Annotated[int, _option("Points a class (an output, for regression).")] = 1,
+    n_points: Annotated[int | None, _option("Number of points instead.")] = None,
+    feature_map: Annotated[
+        str, _option("identity, fourier, fcnn, deep-linear, conv, coupling or patches.")
+    ] = "fcnn",
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Argument of the map, its value as JSON; repeatable."),
+    ] = None,
+    transform: Annotated[str, _option("auto, none, standardize, zca-kip, zca-rfad or zca-kornia.")] = "auto",
+    ridge: Annotated[str, _option("Of the full model: auto, holdout, loo, gcv, or a number.")] = "auto",
+    distilled_ridge: Annotated[float, _option("With which the set is to be trained, absolute.")] = 0.0,
+    near: Annotated[str, _option("Where points are placed: noise or data.")] = "noise",
+    labels: Annotated[str, _option("auto, one-hot or solved.")] = "auto",
+    space: Annotated[str, _option("auto, input or features.")] = "auto",
+    bounds: Annotated[str, _option("free, or data: stay in the range of the data.")] = "free",
+    storage: Annotated[str, _option("float64, float32, float16 or uint8.")] = "float64",
+    targets: Annotated[str, _option("one-hot or centred.")] = "one-hot",
+    intercept: Annotated[bool, typer.Option("--intercept", help="Unpenalised intercept.")] = False,
+    precision: Annotated[str, _option("auto, high (float32 features) or exact (float64).")] = "auto",
+    seed: Seed = 0,
+    force: Force = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Distil the training split of SOURCE and write the set to OUT."""
+    from ._export import check_new
+
+    if out.suffix != ".safetensors":
+        raise ValueError(f"the name of the set must end in .safetensors, got {str(out)!r}")
+    check_new(out, force)
+    options = dict(
+        method=method,
+        per_class=per_class,
+        n_points=n_points,
+        feature_map=feature_map,
+        feature_params=dict(_parameter(text) for text in param or ()),
+        transform=transform,
+        ridge=_number_or_name(ridge),
+        distilled_ridge=distilled_ridge,
+        near=near,
+        labels=labels,
+        space=space,
+        bounds=bounds,
+        storage=storage,
+        targets=targets,
+        intercept=intercept,
+        precision=precision,
+        seed=seed,
+    )
+    from ._describe import certificate_table
+    from ._distill import distill
+    from ._evaluate import evaluate
+    from ._tables import emit, shape, size
+    from .solver.data import load_data
+
+    data = load_data(source)
+    task = "classification" if data.class_names else "regression"
+    ds = distill(data, task=task, progress=False if quiet else None, **options)
+    ds.save(out, force=force)
+    if quiet:
+        return
+    kind = str(ds.x.dtype).removeprefix("torch.")
+    values = shape(tuple(ds.x.shape[1:]))
+    typer.echo(
+        f"wrote {out}: {len(ds)} points of {values} {kind} ({ds.space} space), {size(out.stat().st_size)}"
+    )
+    emit(certificate_table(ds.certificate))
+    if data.x_test is not None:
+        _print_evaluation(evaluate({out.name: ds}, data))
+
+
+@app.command()
+@_user_errors
+def evaluate(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Distilled sets.", show_default=False)
+    ],
+    data: Annotated[str, typer.Option(help=f"Its test split is used: {_SOURCE}", show_default=False)],
+    recipe: Annotated[str, _option("ridge: the model of the set itself.")] = "ridge",
+    baselines: Annotated[
+        list[str] | None, typer.Option(help="random: real training rows in place of the points; repeatable.")
+    ] = None,
+    confidence: Annotated[float, _option("Of the intervals.")] = 0.95,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Score models trained on distilled sets on the test split of a data set."""
+    from ._evaluate import evaluate
+    from .solver.distilled_set import DistilledSet
+
+    # Files first: they are read in no time, the data may take minutes.
+    sets = {str(path): DistilledSet.load(path) for path in files}
+    from .solver.data import load_data
+
+    result = evaluate(
+        sets, load_data(data), recipe=recipe, baselines=baselines or (), confidence=confidence, seed=seed
+    )
+    typer.echo(result.to_json()) if as_json else _print_evaluation(result)
+
+
+@app.command()
+@_user_errors
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A distilled set.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Show everything that a distilled set's file holds."""
+    from ._describe import describe_file, description_tables
+    from ._tables import emit
+
+    found = describe_file(file)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+        return
+    for part in description_tables(found):
+        emit(part)
+
+
+@app.command()
+@_user_errors
+def convert(
+    file: Annotated[Path, typer.Argument(help="A distilled set.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="NAME.npz (arrays), NAME.png (one picture) or a folder (PNG images).", show_default=False
+        ),
+    ],
+    force: Force = False,
+) -> None:
+    """Write a distilled set as NumPy arrays or as images."""
+    from ._export import convert
+
+    typer.echo(f"wrote {out}: {convert(file, out, force=force)}")
+
+
+@app.command()
+@_user_errors
+def demo(out: Annotated[Path, _option("Folder for sets and pictures.")] = Path("demo")) -> None:
+    """Distil scikit-learn's digits for three feature maps; write sets and pictures."""
+    from ._demo import COLUMNS, MAPS, SETTINGS, run_demo
+    from ._tables import emit, table
+    from .solver.progress import track
+
+    results = [result.cells() for result in track(run_demo(out), "distilled sets", len(MAPS) * len(SETTINGS))]
+    emit(table(COLUMNS, results, title="digits, 10 classes, test accuracy"))
+    typer.echo(f"wrote {out / 'digits.png'}, a picture and two sets for each map beside it")
+
+
+@app.command()
+@_user_errors
+def doctor(as_json: AsJson = False) -> None:
+    """Print versions, threads and which optional packages are there."""
+    from ._doctor import diagnose
+    from ._tables import emit, table
+
+    found = diagnose()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for title, values in found.items():
+        emit(table(("", ""), values.items(), title=title))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        typer.echo(f"kernel-distill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    """Split ``key=value``; a value that is not JSON is a string."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError(f"--param takes KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def _number_or_name(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _print_evaluation(result: Any) -> None:
+    from ._tables import emit
+
+    emit(result.table())
+    for remark in result.remarks():
+        typer.echo(remark)
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A class name that the terminal's encoding lacks must not end the work.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        app(prog_name="kernel-distill")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

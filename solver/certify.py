@@ -1,0 +1,85 @@
+"""Measure what a distilled set gives against the full model: the numbers of its certificate."""
+
+import torch
+from torch import Tensor
+
+from .certificate import Certificate, Status
+from .fit import FullModel
+from .set_factor import SetFactor
+
+# A stored set is called exact up to this relative error of its weights.
+_EXACT = 1e-6
+
+
+def certify(
+    full: FullModel,
+    factor: SetFactor,
+    stored: tuple[Tensor, Tensor],
+    closed: tuple[Tensor, Tensor, float] | None,
+    *,
+    status: Status,
+    distilled_ridge: float,
+    max_abs_x: float,
+    out_of_range: float,
+    notes: tuple[str, ...],
+) -> Certificate:
+    """Measure a set against the full model.
+
+    Parameters
+    ----------
+    full : FullModel
+    factor : SetFactor
+        Factorisation of the features of the points as they are stored.
+    stored : tuple of Tensor
+        Weights and bias of the model trained on the stored set.
+    closed : tuple of (Tensor, Tensor, float), optional
+        Features, labels and ridge of the closed form, before preimage and cast.
+    status : Status
+        What the construction promises; changed to what was measured where storage or luck decide otherwise.
+    distilled_ridge, max_abs_x, out_of_range, notes
+        Copied into the certificate.
+    """
+    W, bias = stored
+    truth = full.model.weights
+    norm = float(truth.norm())
+    stored_error = weight_error = float((W - truth).norm()) / norm
+    if closed is not None:
+        features, labels, ridge = closed
+        clean, _ = SetFactor(features, ridge, intercept=full.intercept).weights(labels)
+        weight_error = float((clean - truth).norm()) / norm
+    if status is Status.PROJECTED and stored_error <= _EXACT:
+        status = Status.EXACT
+    elif status is Status.EXACT and stored_error > _EXACT:
+        status = Status.ROUNDED
+    return Certificate(
+        status=status,
+        weight_error=weight_error,
+        stored_error=stored_error,
+        prediction_error=_prediction_error(full, W, bias),
+        ridge=full.ridge,
+        ridge_rule=full.ridge_rule,
+        distilled_ridge=distilled_ridge,
+        rank=factor.rank,
+        model_rank=int(torch.linalg.matrix_rank(truth)),
+        condition=factor.condition,
+        max_abs_x=max_abs_x,
+        out_of_range=out_of_range,
+        n_rows=full.n_rows,
+        notes=full.notes + notes,
+    )
+
+
+def _prediction_error(full: FullModel, W: Tensor, bias: Tensor) -> float:
+    """Relative root mean square of the difference of predictions over the training data, from G alone."""
+    truth, (feature_mean, target_mean) = full.model.weights, full.data.means
+    difference, n = W - truth, full.data.weight
+    if full.intercept:
+        offset = feature_mean @ difference + bias - full.model.bias
+    else:
+        offset = target_mean = torch.zeros_like(bias)
+
+    def square(V: Tensor, shift: Tensor) -> float:
+        return max(float((V * full.data.gram_times(V.T).T).sum()), 0.0) + n * float(shift.square().sum())
+
+    whole = square(truth, target_mean)
+    return (square(difference, offset) / whole) ** 0.5 if whole > 0 else 0.0
