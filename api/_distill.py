@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .solver._check import check_count, check_name
 from .solver.data import Data
@@ -17,7 +16,7 @@ from .solver.encoder import PRECISIONS, Encoder
 from .solver.feature_maps import FeatureMap, make_feature_map
 from .solver.fit import FullModel, fit_full_model, full_model_from_statistics
 from .solver.progress import track
-from .solver.source import ArraySource, Reservoir, Source, as_source, batch_rows
+from .solver.source import ArraySource, Source, as_source, batch_rows
 from .solver.statistics import Statistics
 from .solver.targets import Targets
 from .solver.transforms import Transform, make_transform
@@ -95,9 +94,9 @@ def distill(
         Reference points: noise with the mean and spread of the data, random rows of each class, or given
         raw points (m, *input_shape).
     labels : {"auto", "one-hot", "solved"}, default "auto"
-        Labels that the points are made for: one-hot rows (up to a common scale and the last digits, which
-        are solved for after storage), or whatever the full model predicts at the points, which leaves them
-        closer to the reference. "auto" is "one-hot" near noise and "solved" near data or given points.
+        Labels that the points are made for: one-hot rows (up to a common scale, with an intercept a common
+        offset too, and the last digits, which are solved for after storage), or whatever the full model
+        predicts at the points, which leaves them closer to the reference. "auto" is "one-hot" near noise and "solved" near data or given points.
     space : {"auto", "input", "features"}, default "auto"
         Where the set lives. "auto" takes the input space wherever the feature map can be inverted.
     bounds : {"free", "data"}, default "free"
@@ -368,7 +367,7 @@ def _prepare(
         feature_map,
         source.input_shape,
         seed=seed,
-        sample=lambda: fitted.forward(_sample(source, seed, progress)),
+        sample=lambda: fitted.forward(source.sample(seed, "map", _SAMPLE_ROWS)),
         params=feature_params,
     )
     return Encoder(fitted, made, precision), source, coding
@@ -386,15 +385,6 @@ def _coding(source: Source, task: str, targets: str, n_classes: int | None) -> T
 def _inputs(source: Source):
     for batch in source.batches(batch_rows(0, math.prod(source.input_shape))):
         yield batch.X
-
-
-def _sample(source: Source, seed: int, progress: bool | None) -> Tensor:
-    reservoir = Reservoir(seed, "map", _SAMPLE_ROWS)
-    for batch in track(source.batches(8192), "sampling rows", show=progress):
-        reservoir.offer(batch)
-    rows = reservoir.rows()
-    assert rows is not None
-    return rows
 
 
 def _options(

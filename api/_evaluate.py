@@ -47,7 +47,9 @@ def evaluate(
     baselines : sequence of {"random"}, default ()
         "random": as many real training rows of each class in place of the points, drawn by ``seed``, with
         the same encoder, hard labels, and the ridge ``1e-6 tr(K) / m`` of KIP (the distilled ridge means
-        nothing for other points). What a set buys is the distance to this. Needs ``data.x_train``.
+        nothing for other points). Needs ``data.x_train``. So small a ridge makes random rows look worse
+        than they are where their number is near that of the features: 60 digits give 40 % with the fcnn
+        map (64 features), 20 give 59 %, and with ``1e-2`` the 60 would give 76 %.
     confidence : float, default 0.95
         Of the Wilson intervals of accuracies.
     seed : int, default 0
@@ -110,7 +112,11 @@ class _Test:
 
     def __init__(self, data: Any, needs_training: bool) -> None:
         self.class_names: tuple[str, ...] = ()
-        self.name, self.x_train, self.y_train = "", None, None
+        self.name = ""
+        self.x: Any
+        self.y: Any
+        self.x_train: Any = None
+        self.y_train: Any = None
         if isinstance(data, Data):
             if data.x_test is None:
                 raise ValueError(
@@ -238,7 +244,7 @@ def _score_row(
     if full is None:
         return done
     other = full.argmax(axis=1)
-    classes = targets.classes or ()
+    classes: list[Any] = list(targets.classes or ())
     differences = tuple(
         Difference(
             row=index,

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def check_new(path: Path, force: bool, *, folder: bool = False) -> None:
         raise PermissionError(f"the folder {parent} cannot be written to: choose another")
 
 
-def _npz(found: dict[str, np.ndarray]) -> bytes:
+def _npz(found: Mapping[str, Any]) -> bytes:
     stream = io.BytesIO()
     np.savez(stream, **found)
     return stream.getvalue()

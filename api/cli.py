@@ -5,14 +5,24 @@ name, a file that is there or is not, a damaged file) is one line on standard er
 interruption is 130; anything else is a bug and keeps its traceback.
 """
 
-import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ._cli_support import (
+    SOURCE,
+    AsJson,
+    Force,
+    Seed,
+    number_or_name,
+    option,
+    parameter,
+    print_evaluation,
+    user_errors,
+)
 
 app = typer.Typer(
     help="Distil a training set into a handful of points on which the same model is trained.",
@@ -21,66 +31,35 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_SOURCE = (
-    "digits, an .npz file (x_train, y_train, x_test, y_test), a folder of parquet shards, an image folder"
-    " train/<class>/*.png, torchvision:<name> or hf:<owner>/<name>"
-)
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, typer.Option(help="Defines every random choice.")]
-
-
-def _option(text: str) -> Any:
-    return typer.Option(help=text, show_default=True)
-
-
-def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what a user can cause into one line and an exit status."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except BrokenPipeError:
-            raise  # `| head` has read enough: typer ends quietly
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from None
-        except (ValueError, OSError, ImportError) as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
-
-    return run
-
 
 @app.command()
-@_user_errors
+@user_errors
 def distill(
-    source: Annotated[str, typer.Argument(help=_SOURCE, show_default=False)],
+    source: Annotated[str, typer.Argument(help=SOURCE, show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", show_default=False)],
     method: Annotated[
-        str, _option("closed-form, theorem, all-ridges, label-solve or refine.")
+        str, option("closed-form, theorem, all-ridges, label-solve or refine.")
     ] = "closed-form",
-    per_class: Annotated[int, _option("Points a class (an output, for regression).")] = 1,
-    n_points: Annotated[int | None, _option("Number of points instead.")] = None,
+    per_class: Annotated[int, option("Points a class (an output, for regression).")] = 1,
+    n_points: Annotated[int | None, option("Number of points instead.")] = None,
     feature_map: Annotated[
-        str, _option("identity, fourier, fcnn, deep-linear, conv, coupling or patches.")
+        str, option("identity, fourier, fcnn, deep-linear, conv, coupling or patches.")
     ] = "fcnn",
     param: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Argument of the map, its value as JSON; repeatable."),
     ] = None,
-    transform: Annotated[str, _option("auto, none, standardize, zca-kip, zca-rfad or zca-kornia.")] = "auto",
-    ridge: Annotated[str, _option("Of the full model: auto, holdout, loo, gcv, or a number.")] = "auto",
-    distilled_ridge: Annotated[float, _option("With which the set is to be trained, absolute.")] = 0.0,
-    near: Annotated[str, _option("Where points are placed: noise or data.")] = "noise",
-    labels: Annotated[str, _option("auto, one-hot or solved.")] = "auto",
-    space: Annotated[str, _option("auto, input or features.")] = "auto",
-    bounds: Annotated[str, _option("free, or data: stay in the range of the data.")] = "free",
-    storage: Annotated[str, _option("float64, float32, float16 or uint8.")] = "float64",
-    targets: Annotated[str, _option("one-hot or centred.")] = "one-hot",
+    transform: Annotated[str, option("auto, none, standardize, zca-kip, zca-rfad or zca-kornia.")] = "auto",
+    ridge: Annotated[str, option("Of the full model: auto, holdout, loo, gcv, or a number.")] = "auto",
+    distilled_ridge: Annotated[float, option("With which the set is to be trained, absolute.")] = 0.0,
+    near: Annotated[str, option("Where points are placed: noise or data.")] = "noise",
+    labels: Annotated[str, option("auto, one-hot or solved.")] = "auto",
+    space: Annotated[str, option("auto, input or features.")] = "auto",
+    bounds: Annotated[str, option("free, or data: stay in the range of the data.")] = "free",
+    storage: Annotated[str, option("float64, float32, float16 or uint8.")] = "float64",
+    targets: Annotated[str, option("one-hot or centred.")] = "one-hot",
     intercept: Annotated[bool, typer.Option("--intercept", help="Unpenalised intercept.")] = False,
-    precision: Annotated[str, _option("auto, high (float32 features) or exact (float64).")] = "auto",
+    precision: Annotated[str, option("auto, high (float32 features) or exact (float64).")] = "auto",
     seed: Seed = 0,
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -91,14 +70,14 @@ def distill(
     if out.suffix != ".safetensors":
         raise ValueError(f"the name of the set must end in .safetensors, got {str(out)!r}")
     check_new(out, force)
-    options = dict(
+    options: dict[str, Any] = dict(
         method=method,
         per_class=per_class,
         n_points=n_points,
         feature_map=feature_map,
-        feature_params=dict(_parameter(text) for text in param or ()),
+        feature_params=dict(parameter(text) for text in param or ()),
         transform=transform,
-        ridge=_number_or_name(ridge),
+        ridge=number_or_name(ridge),
         distilled_ridge=distilled_ridge,
         near=near,
         labels=labels,
@@ -129,21 +108,21 @@ def distill(
     )
     emit(certificate_table(ds.certificate))
     if data.x_test is not None:
-        _print_evaluation(evaluate({out.name: ds}, data))
+        print_evaluation(evaluate({out.name: ds}, data))
 
 
 @app.command()
-@_user_errors
+@user_errors
 def evaluate(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="Distilled sets.", show_default=False)
     ],
-    data: Annotated[str, typer.Option(help=f"Its test split is used: {_SOURCE}", show_default=False)],
-    recipe: Annotated[str, _option("ridge: the model of the set itself.")] = "ridge",
+    data: Annotated[str, typer.Option(help=f"Its test split is used: {SOURCE}", show_default=False)],
+    recipe: Annotated[str, option("ridge: the model of the set itself.")] = "ridge",
     baselines: Annotated[
         list[str] | None, typer.Option(help="random: real training rows in place of the points; repeatable.")
     ] = None,
-    confidence: Annotated[float, _option("Of the intervals.")] = 0.95,
+    confidence: Annotated[float, option("Of the intervals.")] = 0.95,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -158,11 +137,11 @@ def evaluate(
     result = evaluate(
         sets, load_data(data), recipe=recipe, baselines=baselines or (), confidence=confidence, seed=seed
     )
-    typer.echo(result.to_json()) if as_json else _print_evaluation(result)
+    typer.echo(result.to_json()) if as_json else print_evaluation(result)
 
 
 @app.command()
-@_user_errors
+@user_errors
 def inspect(
     file: Annotated[Path, typer.Argument(help="A distilled set.", show_default=False)],
     as_json: AsJson = False,
@@ -180,7 +159,7 @@ def inspect(
 
 
 @app.command()
-@_user_errors
+@user_errors
 def convert(
     file: Annotated[Path, typer.Argument(help="A distilled set.", show_default=False)],
     out: Annotated[
@@ -198,8 +177,8 @@ def convert(
 
 
 @app.command()
-@_user_errors
-def demo(out: Annotated[Path, _option("Folder for sets and pictures.")] = Path("demo")) -> None:
+@user_errors
+def demo(out: Annotated[Path, option("Folder for sets and pictures.")] = Path("demo")) -> None:
     """Distil scikit-learn's digits for three feature maps; write sets and pictures."""
     from ._demo import COLUMNS, MAPS, SETTINGS, run_demo
     from ._tables import emit, table
@@ -211,7 +190,7 @@ def demo(out: Annotated[Path, _option("Folder for sets and pictures.")] = Path("
 
 
 @app.command()
-@_user_errors
+@user_errors
 def doctor(as_json: AsJson = False) -> None:
     """Print versions, threads and which optional packages are there."""
     from ._doctor import diagnose
@@ -240,32 +219,6 @@ def _global(
     ] = False,
 ) -> None:
     del version
-
-
-def _parameter(text: str) -> tuple[str, Any]:
-    """Split ``key=value``; a value that is not JSON is a string."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise ValueError(f"--param takes KEY=VALUE, got {text!r}")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
-
-
-def _number_or_name(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _print_evaluation(result: Any) -> None:
-    from ._tables import emit
-
-    emit(result.table())
-    for remark in result.remarks():
-        typer.echo(remark)
 
 
 def main() -> None:

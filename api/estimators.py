@@ -158,8 +158,8 @@ class KernelDistiller(ClassifierMixin, _Distiller):
     per_class : int, default=1
         Points a class.
     n_points : int, default=None
-        Number of points instead. k classes need k - 1 points without loss, k with `fit_intercept`; fewer
-        give the nearest model of lower rank.
+        Number of points instead. k points lose nothing for k classes; fewer give the nearest model of lower
+        rank.
     feature_map : str, FeatureMap or torch.nn.Module, default="identity"
         What the model is linear in: "identity", "fourier", "fcnn", "deep-linear", "conv", "coupling",
         "patches", a map that is already made, or a frozen network. The default is the linear model: it is
@@ -201,7 +201,7 @@ class KernelDistiller(ClassifierMixin, _Distiller):
         The set, with `save`. It predicts labels as `predict` does where they are integers or strings, and
         indices into `classes_` otherwise.
     x_ : ndarray, shape (m, ...)
-        Points, in the units and shape of rows of X; features where the set lives in feature space.
+        Points, in the units and shape of rows of X, or where ``distilled_.space`` says that the set lives.
     y_ : ndarray, shape (m, k)
         Soft labels.
     labels_ : ndarray, shape (m,), or None
@@ -407,7 +407,7 @@ class KernelDistillerRegressor(RegressorMixin, _Distiller):
     distilled_ : DistilledSet
         The set, with `save`.
     x_ : ndarray, shape (m, ...)
-        Points, in the units and shape of rows of X; features where the set lives in feature space.
+        Points, in the units and shape of rows of X, or where ``distilled_.space`` says that the set lives.
     y_ : ndarray, shape (m,) or (m, k)
         Targets of the points, of the shape that rows of y had.
     certificate_ : Certificate
@@ -419,8 +419,7 @@ class KernelDistillerRegressor(RegressorMixin, _Distiller):
 
     Notes
     -----
-    Rows and weights are treated as in `KernelDistiller`. Targets without any variation have nothing to
-    distil, and raise.
+    Rows and weights are treated as in `KernelDistiller`.
 
     Examples
     --------

@@ -41,7 +41,7 @@ def certify(
     """
     W, bias = stored
     truth = full.model.weights
-    norm = float(truth.norm())
+    norm = float(truth.norm()) or 1.0  # a model that is its intercept alone has no weights to compare with
     stored_error = weight_error = float((W - truth).norm()) / norm
     if closed is not None:
         features, labels, ridge = closed

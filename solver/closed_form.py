@@ -36,6 +36,8 @@ from .ridge import RidgePath, singular_rank
 # The component of the set inside col(W) is kept at least this share of its own root mean square, which
 # bounds the condition number that one unlucky direction would otherwise decide.
 _CONDITION_FLOOR = 0.25
+# A tail of singular values below this share of W is the rounding of the solve that made W.
+_ROUNDING = 1e-10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,8 @@ def best_rank(W: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
         W itself where its rank does not exceed `rank`.
     Q : Tensor, shape (p, r)
     lost : float
-        ``||W_r - W||_F / ||W||_F``, the root of the tail of squared singular values (Eckart and Young).
+        ``||W_r - W||_F / ||W||_F``, the root of the tail of squared singular values (Eckart and Young); zero
+        where the tail is rounding (below 1e-10).
     """
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     full = singular_rank(S, W.shape)
@@ -65,7 +68,9 @@ def best_rank(W: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     if rank >= full:
         return W, U[:, :full], 0.0
     kept = U[:, :rank] @ (S[:rank, None] * Vh[:rank])
-    return kept, U[:, :rank], float(S[rank:].norm() / S.norm())
+    lost = float(S[rank:].norm() / S.norm())
+    # Centred targets leave W one rank short of k, up to the rounding of its solve.
+    return kept, U[:, :rank], lost if lost > _ROUNDING else 0.0
 
 
 def theorem_features(W: Tensor, Y: Tensor, Z: Tensor | None = None, ridge: float = 0.0) -> FeatureSet:

@@ -102,7 +102,7 @@ def distill_full_model(
         distilled_ridge=made.ridge,
         intercept=full.intercept,
         certificate=certificate,
-        labels=nominal_classes(len(y), targets) if made.labels is None else None,
+        labels=_classes(full, options, made, factor.weights(y.double())),
         class_names=class_names,
         provenance=dict(provenance or {}),
         full_model=full.model,
@@ -131,10 +131,10 @@ class _Made:
 def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
     encoder = full.model.encoder
     W, m, intercept = full.model.weights, options.n_points, full.intercept
-    if not torch.isfinite(W).all() or float(W.norm()) == 0:
-        raise ValueError(
-            "the full model is zero or not finite: there is nothing to distil (constant targets?)"
-        )
+    if not torch.isfinite(W).all():
+        raise ValueError("the full model is not finite: are features or targets of extreme scale?")
+    if float(W.norm()) == 0 and not intercept:
+        raise ValueError("the full model is zero: targets or features are zero throughout")
     if options.method == "all-ridges":
         return _make_all_ridges(full, options, space)
     reference = reference_points(full, m, options.near, options.seed)
@@ -254,6 +254,21 @@ def _wanted_labels(full: FullModel, options: PointOptions, m: int) -> Tensor | N
     if nominal is None or not possible or not wanted:
         return None
     return targets.encode([(targets.classes or ())[index] for index in nominal.tolist()])
+
+
+def _classes(
+    full: FullModel, options: PointOptions, made: _Made, model: tuple[Tensor, Tensor]
+) -> Tensor | None:
+    """Class of each point: the one it was made for, or of its real row; else what the set's model says of it."""
+    targets, m = full.model.targets, len(made.x)
+    if not targets.is_classes or made.labels is not None:
+        return None
+    near_data = isinstance(options.near, str) and options.near == "data"
+    made_for = options.method in ("closed-form", "theorem") and _wanted_labels(full, options, m) is not None
+    if near_data or made_for:
+        return nominal_classes(m, targets)
+    W, bias = model
+    return (made.stored_features @ W + bias).argmax(dim=1)
 
 
 def _space(encoder: Encoder, options: PointOptions) -> Space:

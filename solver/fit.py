@@ -11,6 +11,7 @@ from .encoder import Encoder
 from .model import RidgeModel
 from .moments import GramData, RowData
 from .progress import track
+from .ridge import RidgePath
 from .ridge_choice import Rows, best_ridge, parse_ridge, score_ridges
 from .source import Batch, Reservoir, Source, batch_rows, row_keys
 from .statistics import Statistics
@@ -138,6 +139,9 @@ def fit_full_model(
         weights, bias, notes = moments.solve(chosen, path)
     else:
         (weights, bias), notes = path.weights(chosen), path.notes
+    if intercept and _is_rounding(weights, path):
+        weights, bias = torch.zeros_like(weights), moments.means[1]
+        notes = (*notes, "targets do not depend on the features: the model is its intercept")
     return FullModel(
         model=RidgeModel(encoder, targets, weights, bias),
         intercept=intercept,
@@ -196,6 +200,13 @@ def full_model_from_statistics(
         n_rows=statistics.count,
         notes=path.notes,
     )
+
+
+def _is_rounding(W: Tensor, path: RidgePath) -> bool:
+    """Whether predictions are below the rounding of the sums they came from, so that W means nothing."""
+    spread = float((path.vectors.T @ W).square().sum(dim=1) @ path.values)
+    scale = path.weight * float(path.target_mean.square().sum())
+    return spread <= 1e-24 * scale
 
 
 class _Collector:

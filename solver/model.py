@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._check import check_finite
 from .encoder import Encoder
-from .source import _as_array, batch_rows, to_tensor
+from .source import as_array, batch_rows, to_tensor
 from .targets import Targets
 
 
@@ -46,7 +46,7 @@ class RidgeModel:
 
 def decision_functions(models: Sequence[RidgeModel], X: Any) -> list[np.ndarray]:
     """Scores of several models on the same inputs; models that share an encoder share its features."""
-    X = _as_array(X, "X")
+    X = as_array(X, "X")
     groups: dict[int, list[int]] = {}
     for index, model in enumerate(models):
         groups.setdefault(id(model.encoder), []).append(index)

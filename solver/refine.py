@@ -107,8 +107,8 @@ def refine_points(
         z = torch.from_numpy(values).reshape(start.shape).requires_grad_()
         loss = excess_loss(full, feature_map.features(z))
         (gradient,) = torch.autograd.grad(loss, z)
-        history.append(float(loss))
-        return float(loss), gradient.reshape(-1).numpy()
+        history.append(float(loss.detach()))
+        return history[-1], gradient.reshape(-1).numpy()
 
     ticks = track(range(steps), "refining points", steps, show=progress)
 

@@ -6,6 +6,7 @@ not depend on how the data were cut; each carries the index of its first row, wh
 """
 
 import dataclasses
+import math
 import mmap
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -50,7 +51,7 @@ class ArraySource:
     """
 
     def __init__(self, X: Any, y: Any, weight: Any = None) -> None:
-        self.X, self.y = _with_channels(_as_array(X, "X")), _as_array(y, "y")
+        self.X, self.y = _with_channels(as_array(X, "X")), as_array(y, "y")
         if self.X.ndim < 2:
             raise ValueError(f"`X` must have shape (n, ...), got {tuple(self.X.shape)}: reshape to (n, 1)?")
         n = len(self.X)
@@ -78,6 +79,12 @@ class ArraySource:
             yield Batch(start, X, self.y[start:stop], weight)
             del X
             _forget_pages(piece)
+
+    def sample(self, seed: int, use: str, size: int) -> Tensor:
+        """A uniform sample of rows without replacement: those of the smallest `row_keys`, in their order."""
+        keys = row_keys(seed, use, 0, len(self.X))
+        chosen = keys.topk(min(size, len(keys)), largest=False, sorted=True).indices
+        return to_tensor(self.X[chosen.numpy()] if isinstance(self.X, np.ndarray) else self.X[chosen])
 
 
 class StreamSource:
@@ -114,6 +121,15 @@ class StreamSource:
         if waiting:
             yield _cut(held, waiting, start)[0]
 
+    def sample(self, seed: int, use: str, size: int) -> Tensor:
+        """The sample that the same rows would give in an array; a pass of its own."""
+        reservoir = Reservoir(seed, use, size)
+        for batch in self.batches(batch_rows(0, math.prod(self.input_shape))):
+            reservoir.offer(batch)
+        rows = reservoir.rows()
+        assert rows is not None
+        return rows
+
     def _read(self) -> Iterator[tuple[Tensor, Any, Tensor | None]]:
         if self._iterator is None:
             if self._once:
@@ -138,7 +154,7 @@ class StreamSource:
     def _check(item: Any) -> tuple[Tensor, Any, Tensor | None]:
         if not isinstance(item, (tuple, list)) or len(item) not in (2, 3):
             raise ValueError(f"a stream must give (X, y) or (X, y, weight) pieces, got {type(item).__name__}")
-        X, y = _with_channels(to_tensor(_as_array(item[0], "X"))), _as_array(item[1], "y")
+        X, y = _with_channels(to_tensor(as_array(item[0], "X"))), as_array(item[1], "y")
         if X.ndim < 2 or len(X) != len(y):
             raise ValueError(f"a piece has X of shape {tuple(X.shape)} and y of shape {tuple(y.shape)}")
         return X, y, check_weights(item[2], len(X)) if len(item) == 3 else None
@@ -216,7 +232,7 @@ def to_tensor(values: Any) -> Tensor:
 
 def check_weights(weight: Any, n: int) -> Tensor:
     """Sample weights as float64 (n,), finite, not negative and not all zero."""
-    values = to_tensor(_as_array(weight, "sample_weight")).double()
+    values = to_tensor(as_array(weight, "sample_weight")).double()
     if values.shape != (n,):
         raise ValueError(f"`sample_weight` must have shape ({n},), got {tuple(values.shape)}")
     check_finite(values, "sample_weight")
@@ -225,7 +241,8 @@ def check_weights(weight: Any, n: int) -> Tensor:
     return values
 
 
-def _as_array(values: Any, name: str) -> Any:
+def as_array(values: Any, name: str) -> Any:
+    """An array of numbers or strings on the CPU (NumPy or torch); objects and complex numbers are refused."""
     if isinstance(values, Tensor):
         return values.detach().cpu()
     if type(values).__module__.partition(".")[0] == "cupy":

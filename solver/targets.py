@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._check import check_count, check_name
+from .source import as_array, to_tensor
 
 KINDS = ("one-hot", "centred", "values")
 
@@ -76,7 +77,7 @@ class Targets:
     def encode(self, y: Any) -> Tensor:
         """Target rows, float64 (n, k)."""
         if not self.is_classes:
-            values = torch.as_tensor(np.asarray(y) if not isinstance(y, Tensor) else y).double()
+            values = to_tensor(as_array(y, "y")).double()
             return values.reshape(values.shape[0], -1)
         rows = torch.nn.functional.one_hot(self.indices(y), self.n_outputs).double()
         return rows - 1 / self.n_outputs if self.kind == "centred" else rows

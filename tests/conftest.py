@@ -3,7 +3,13 @@
 import os
 from pathlib import Path
 
+# One thread: the problems are small, and threaded LAPACK spins when tests share their cores with other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+import torch
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

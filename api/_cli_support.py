@@ -1,0 +1,68 @@
+"""What the commands share: their common options, parsing of values, and errors as one line."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+SOURCE = (
+    "digits, an .npz file (x_train, y_train, x_test, y_test), a folder of parquet shards, an image folder"
+    " train/<class>/*.png, torchvision:<name> or hf:<owner>/<name>"
+)
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Defines every random choice.")]
+
+
+def option(text: str) -> Any:
+    """Declare an option that shows its default."""
+    return typer.Option(help=text, show_default=True)
+
+
+def user_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn what a user can cause into one line and an exit status."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except BrokenPipeError:
+            raise  # `| head` has read enough: typer ends quietly
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError, ImportError) as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+def parameter(text: str) -> tuple[str, Any]:
+    """Split ``key=value``; a value that is not JSON is a string."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError(f"--param takes KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def number_or_name(text: str) -> float | str:
+    """Read a number, or leave a name as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def print_evaluation(result: Any) -> None:
+    """Print the table of an `Evaluation` and what it has to remark."""
+    from ._tables import emit
+
+    emit(result.table())
+    for remark in result.remarks():
+        typer.echo(remark)
