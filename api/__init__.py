@@ -1,11 +1,10 @@
 """Distil a training set into a handful of points on which the same model is trained.
 
-import kernel_distill as kd
-
-data = kd.load_data("digits")
-ds = kd.distill(data.x_train, data.y_train, per_class=1, feature_map="fcnn")
-print(ds.certificate.stored_error, ds.score(data.x_test, data.y_test))
-ds.save("digits.safetensors")
+>>> import kernel_distill as kd
+>>> data = kd.load_data("digits")
+>>> ds = kd.distill(data.x_train, data.y_train, per_class=1, feature_map="fcnn")
+>>> ds.certificate.stored_error < 1e-10, ds.score(data.x_test, data.y_test) > 0.9
+(True, True)
 """
 
 import importlib

@@ -10,16 +10,20 @@ import torch
 
 from .solver._check import check_count, check_name
 from .solver.data import Data
-from .solver.distillation import PointOptions, distill_full_model
+from .solver.distillation import LABELS, METHODS, SPACES, PointOptions, distill_full_model
 from .solver.distilled_set import DistilledSet
 from .solver.encoder import PRECISIONS, Encoder
-from .solver.feature_maps import FeatureMap, make_feature_map
+from .solver.feature_maps import FeatureMap, feature_map_names, make_feature_map
 from .solver.fit import FullModel, fit_full_model, full_model_from_statistics
+from .solver.points import BOUNDS, STORAGE
 from .solver.progress import track
+from .solver.reference import NEAR
+from .solver.ridge_choice import RULES
 from .solver.source import ArraySource, Source, as_source, batch_rows
 from .solver.statistics import Statistics
+from .solver.store import check_plain
 from .solver.targets import Targets
-from .solver.transforms import Transform, make_transform
+from .solver.transforms import TRANSFORMS, Transform, make_transform
 
 # Rows from which a feature map takes its length scale or its filters.
 _SAMPLE_ROWS = 2000
@@ -96,7 +100,8 @@ def distill(
     labels : {"auto", "one-hot", "solved"}, default "auto"
         Labels that the points are made for: one-hot rows (up to a common scale, with an intercept a common
         offset too, and the last digits, which are solved for after storage), or whatever the full model
-        predicts at the points, which leaves them closer to the reference. "auto" is "one-hot" near noise and "solved" near data or given points.
+        predicts at the points, which leaves them closer to the reference. "auto" is "one-hot" near noise and
+        "solved" near data or given points.
     space : {"auto", "input", "features"}, default "auto"
         Where the set lives. "auto" takes the input space wherever the feature map can be inverted.
     bounds : {"free", "data"}, default "free"
@@ -157,7 +162,9 @@ def distill(
     >>> len(ds), ds.certificate.stored_error < 1e-10
     (10, True)
     """
-    X, y, class_names, origin = _unpack(X, y, class_names)
+    _check_names(method, labels, space, bounds, storage, near, ridge, batch_bytes)
+    check_plain(provenance)
+    X, y, task, n_classes, class_names, origin = _unpack(X, y, task, n_classes, class_names)
     encoder, source, coding = _prepare(
         X,
         y,
@@ -240,7 +247,7 @@ def collect_statistics(
     >>> (first + second).count == len(data.x_train)
     True
     """
-    X, y, _, _ = _unpack(X, y, None)
+    X, y, task, n_classes, _, _ = _unpack(X, y, task, n_classes, None)
     if like is not None:
         if like.encoder is None or like.targets is None:
             raise ValueError("`like` does not know its encoder and targets: make it with collect_statistics")
@@ -267,7 +274,7 @@ def collect_statistics(
     statistics = Statistics(p, coding.n_outputs, encoder, coding)
     total = None if source.n_rows is None else -(-source.n_rows // rows)
     for batch in track(source.batches(rows), "features and statistics", total, show=progress):
-        statistics.add(encoder(batch.X), coding.encode(batch.y), batch.weight)
+        statistics.add(encoder(batch.X), coding.encode(batch.y, batch.start), batch.weight)
     return statistics
 
 
@@ -320,15 +327,37 @@ def load(path: str | os.PathLike[str], *, module: torch.nn.Module | None = None)
 
 
 def _unpack(
-    X: Any, y: Any, class_names: tuple[str, ...] | None
-) -> tuple[Any, Any, tuple[str, ...] | None, dict[str, Any]]:
-    """Arrays, class names and origin of a `Data`; arrays pass through."""
+    X: Any, y: Any, task: str, n_classes: int | None, class_names: tuple[str, ...] | None
+) -> tuple[Any, Any, str, int | None, tuple[str, ...] | None, dict[str, Any]]:
+    """What a `Data` knows besides its arrays: task, classes, names and origin. Arrays pass through."""
     if not isinstance(X, Data):
-        return X, y, class_names, {}
+        return X, y, task, n_classes, class_names, {}
     if y is not None:
         raise ValueError("pass either a Data object or X and y, not both")
     origin = {"data": X.name, "checksums": dict(X.checksums)}
-    return X.x_train, X.y_train, class_names or (X.class_names or None), origin
+    if X.y_train.dtype.kind == "f" and task == "auto":
+        task = "regression"
+    if X.class_names and task != "regression":
+        # Every named class counts, also one that has no training row.
+        n_classes, class_names = n_classes or len(X.class_names), class_names or X.class_names
+    return X.x_train, X.y_train, task, n_classes, class_names, origin
+
+
+def _check_names(
+    method: str, labels: str, space: str, bounds: str, storage: str, near: Any, ridge: Any, batch_bytes: Any
+) -> None:
+    """Refuse a misspelt name before the data are read."""
+    check_name(method, METHODS, "method")
+    check_name(labels, LABELS, "labels")
+    check_name(space, SPACES, "space")
+    check_name(bounds, BOUNDS, "bounds")
+    check_name(storage, STORAGE, "storage type")
+    if isinstance(near, str):
+        check_name(near, NEAR, "reference points (near)")
+    if isinstance(ridge, str):
+        check_name(ridge, RULES, "ridge rule")
+    if batch_bytes is not None:
+        check_count(batch_bytes, "batch_bytes")
 
 
 def _prepare(
@@ -349,6 +378,11 @@ def _prepare(
 ) -> tuple[Encoder, Source, Targets]:
     """Everything that must be known before the pass over the data."""
     check_name(precision, PRECISIONS, "precision")
+    check_name(task, ("auto", "classification", "regression"), "task")
+    if isinstance(feature_map, str):
+        check_name(feature_map, feature_map_names(), "feature map")
+    if isinstance(transform, str):
+        check_name(transform, ("auto", *TRANSFORMS), "transform")
     if device not in ("auto", "cpu"):
         raise ValueError(f"device {device!r} is not available for this method yet: use 'cpu' or 'auto'")
     source = as_source(X, y, sample_weight)
@@ -374,7 +408,6 @@ def _prepare(
 
 
 def _coding(source: Source, task: str, targets: str, n_classes: int | None) -> Targets:
-    check_name(task, ("auto", "classification", "regression"), "task")
     if task == "regression":
         return Targets.from_values(Targets.from_values(1).encode(source.first_y).shape[1])
     if not isinstance(source, ArraySource) and n_classes is None:
@@ -439,4 +472,6 @@ def _finish(
         "python": platform.python_version(),
     }
     provenance = {**origin, "options": chosen, "seed": options.seed, "versions": versions}
+    if math.isfinite(full.data_range[1] - full.data_range[0]):
+        provenance["data_range"] = list(full.data_range)
     return distill_full_model(full, options, class_names=class_names, provenance=provenance)

@@ -15,14 +15,11 @@ from .solver.data import Data
 from .solver.distilled_set import DistilledSet
 from .solver.encoder import Encoder
 from .solver.model import RidgeModel, as_rows, decision_functions, score
-from .solver.ridge import Ridge
-from .solver.set_factor import SetFactor
+from .solver.ridge import RidgePath
 from .solver.source import row_keys, to_tensor
 
 RECIPES = ("ridge",)
 BASELINES = ("random",)
-# The ridge of KIP, as a share of the mean of the kernel's diagonal.
-_BASELINE_RIDGE = Ridge(1e-6, "trace")
 
 
 def evaluate(
@@ -46,10 +43,8 @@ def evaluate(
         "ridge" trains the set's own model: its feature map, its ridge, its labels.
     baselines : sequence of {"random"}, default ()
         "random": as many real training rows of each class in place of the points, drawn by ``seed``, with
-        the same encoder, hard labels, and the ridge ``1e-6 tr(K) / m`` of KIP (the distilled ridge means
-        nothing for other points). Needs ``data.x_train``. So small a ridge makes random rows look worse
-        than they are where their number is near that of the features: 60 digits give 40 % with the fcnn
-        map (64 features), 20 give 59 %, and with ``1e-2`` the 60 would give 76 %.
+        the same encoder, hard labels, and a ridge of their own, chosen by generalised cross-validation on
+        those rows (the distilled ridge means nothing for other points). Needs ``data.x_train``.
     confidence : float, default 0.95
         Of the Wilson intervals of accuracies.
     seed : int, default 0
@@ -218,9 +213,10 @@ def _random_rows(ds: DistilledSet, test: _Test, seed: int) -> tuple[RidgeModel, 
     rows = torch.cat(chosen).numpy()
     F = ds.encoder(to_tensor(X[rows]), torch.float64)
     Y = targets.encode(np.asarray(y)[rows])
-    ridge = _BASELINE_RIDGE.absolute(float(F.square().sum()), len(F))
-    factor = SetFactor(F, ridge, intercept=ds.intercept)
-    model = RidgeModel(ds.encoder, targets, *factor.weights(Y))
+    path = RidgePath.from_rows(F, Y, intercept=ds.intercept)
+    candidates = path.grid()
+    _, ridge = min(zip(path.gcv(candidates), candidates, strict=True))
+    model = RidgeModel(ds.encoder, targets, *path.weights(ridge))
     return model, X[rows].nbytes + np.asarray(y)[rows].nbytes
 
 

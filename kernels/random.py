@@ -4,7 +4,8 @@ Philox-4x64-10 (Salmon et al., SC'11) turns the counter :math:`\lfloor i/4 \rflo
 ``(seed, stream)`` into four 64-bit words, of which item ``i`` is word ``i mod 4``. So any slice of a stream
 can be made alone, in any order, by any number of workers, and is the same numbers.
 
-Uniforms are :math:`(\lfloor w / 2^{11} \rfloor + 1/2)\,2^{-53} \in (0, 1)`; normals are
+Uniforms are :math:`(\lfloor w / 2^{12} \rfloor + 1/2)\,2^{-52} \in (0, 1)` (a bit more, and the largest would
+round to 1); normals are
 :math:`\Phi^{-1}(u)`, rounded to float32 and held as float64. The rounding hides the last-digit differences
 between one machine's inverse error function and another's, and makes a float32 and a float64 evaluation of
 the same random map use the same weights. (Only the *bits* of NumPy's generators are promised never to
@@ -53,7 +54,7 @@ def uniform(seed: int, stream: str, shape: tuple[int, ...] | int, start: int = 0
     """Float64 uniforms in the open interval (0, 1); items are numbered in C order from `start`."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     bits = random_bits(seed, stream, math.prod(shape), start)
-    values = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    values = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return torch.from_numpy(values).reshape(shape)
 
 

@@ -55,8 +55,9 @@ class Certificate(BaseModel):
         Condition number of the set's features (centred where there is an intercept).
     max_abs_x : float
         Largest absolute value in x, in the units in which x is stored.
-    out_of_range : float
-        Share of values of x outside the range of the training data.
+    out_of_range : float or None
+        Share of values of x outside the range of the training data; None for sets that are not in the units of
+        the data, or where the range is not known (statistics hold none).
     n_rows : int
         Rows of training data behind the full model.
     notes : tuple of str
@@ -76,6 +77,6 @@ class Certificate(BaseModel):
     model_rank: int
     condition: float
     max_abs_x: float
-    out_of_range: float
+    out_of_range: float | None
     n_rows: int
     notes: tuple[str, ...] = ()

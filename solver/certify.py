@@ -1,9 +1,12 @@
 """Measure what a distilled set gives against the full model: the numbers of its certificate."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from .certificate import Certificate, Status
+from .closed_form import model_rank
 from .fit import FullModel
 from .set_factor import SetFactor
 
@@ -19,8 +22,8 @@ def certify(
     *,
     status: Status,
     distilled_ridge: float,
-    max_abs_x: float,
-    out_of_range: float,
+    x: Tensor,
+    in_input_units: bool,
     notes: tuple[str, ...],
 ) -> Certificate:
     """Measure a set against the full model.
@@ -36,8 +39,13 @@ def certify(
         Features, labels and ridge of the closed form, before preimage and cast.
     status : Status
         What the construction promises; changed to what was measured where storage or luck decide otherwise.
-    distilled_ridge, max_abs_x, out_of_range, notes
-        Copied into the certificate.
+    distilled_ridge : float
+    x : Tensor
+        Points as stored.
+    in_input_units : bool
+        Whether they are raw inputs, which have a range to be compared with.
+    notes : tuple of str
+        Of the construction; those of the fit come first.
     """
     W, bias = stored
     truth = full.model.weights
@@ -60,10 +68,10 @@ def certify(
         ridge_rule=full.ridge_rule,
         distilled_ridge=distilled_ridge,
         rank=factor.rank,
-        model_rank=int(torch.linalg.matrix_rank(truth)),
+        model_rank=model_rank(torch.linalg.svdvals(truth)),
         condition=factor.condition,
-        max_abs_x=max_abs_x,
-        out_of_range=out_of_range,
+        max_abs_x=float(x.double().abs().max()),
+        out_of_range=_share_outside(x.double(), full.data_range) if in_input_units else None,
         n_rows=full.n_rows,
         notes=full.notes + notes,
     )
@@ -83,3 +91,12 @@ def _prediction_error(full: FullModel, W: Tensor, bias: Tensor) -> float:
 
     whole = square(truth, target_mean)
     return (square(difference, offset) / whole) ** 0.5 if whole > 0 else 0.0
+
+
+def _share_outside(x: Tensor, data_range: tuple[float, float]) -> float | None:
+    """Share of values beyond the data's, up to rounding."""
+    low, high = data_range
+    if not math.isfinite(high - low):
+        return None
+    slack = 1e-9 * max(abs(low), abs(high), 1.0)
+    return float(((x < low - slack) | (x > high + slack)).double().mean())

@@ -35,8 +35,7 @@ from .ridge import RidgePath, singular_rank
 
 # The component of the set inside col(W) is kept at least this share of its own root mean square, which
 # bounds the condition number that one unlucky direction would otherwise decide.
-_CONDITION_FLOOR = 0.25
-# A tail of singular values below this share of W is the rounding of the solve that made W.
+_CONDITION_FLOOR = 0.01
 _ROUNDING = 1e-10
 
 
@@ -55,22 +54,27 @@ def best_rank(W: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     Returns
     -------
     W_r : Tensor, shape (p, k)
-        W itself where its rank does not exceed `rank`.
+        W itself, but for directions that are rounding (`model_rank`), where its rank does not exceed `rank`.
     Q : Tensor, shape (p, r)
     lost : float
-        ``||W_r - W||_F / ||W||_F``, the root of the tail of squared singular values (Eckart and Young); zero
-        where the tail is rounding (below 1e-10).
+        ``||W_r - W||_F / ||W||_F``, the root of the tail of squared singular values (Eckart and Young).
     """
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-    full = singular_rank(S, W.shape)
-    if full == 0:
-        return W, U[:, :0], 0.0
-    if rank >= full:
-        return W, U[:, :full], 0.0
-    kept = U[:, :rank] @ (S[:rank, None] * Vh[:rank])
-    lost = float(S[rank:].norm() / S.norm())
-    # Centred targets leave W one rank short of k, up to the rounding of its solve.
-    return kept, U[:, :rank], lost if lost > _ROUNDING else 0.0
+    full = model_rank(S)
+    kept = min(rank, full)
+    lost = float(S[kept:].norm() / S.norm()) if rank < full else 0.0
+    if kept < len(S):
+        W = U[:, :kept] @ (S[:kept, None] * Vh[:kept])
+    return W, U[:, :kept], lost
+
+
+def model_rank(S: Tensor) -> int:
+    """Rank of a model from its singular values, descending.
+
+    A tail below 1e-10 of the largest is the rounding of the solve that made the model, not a direction of it:
+    targets that sum to a constant leave W one rank short of k, but only up to that rounding.
+    """
+    return int((S[0] * _ROUNDING < S).sum()) if len(S) else 0
 
 
 def theorem_features(W: Tensor, Y: Tensor, Z: Tensor | None = None, ridge: float = 0.0) -> FeatureSet:
@@ -162,14 +166,13 @@ def nearest_features(
     basis = _centred_basis(len(F)) if intercept else None
     G = F if basis is None else basis.T @ F
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
-    rank = singular_rank(S, W.shape) if rank is None else rank
+    rank = model_rank(S) if rank is None else rank
     if rank > len(G):
         raise ValueError(f"a model of rank {rank} needs at least {rank + intercept} points, got {len(F)}")
     Q = U[:, :rank]
     outside = G - (G @ Q) @ Q.T
     if labels is None:
-        # Smallest first: eigenvectors of the m x m Gram matrix come in ascending order.
-        left = torch.linalg.eigh(outside @ outside.T)[1][:, :rank]
+        left = _least_directions(outside, G @ Q, rank)
         shift = _raise_floor(left.T @ (G @ Q)) - left.T @ (G @ Q)
         inside = G @ Q + left @ shift
     else:
@@ -199,8 +202,26 @@ def _centred_basis(m: int) -> Tensor:
     return basis / basis.norm(dim=0)
 
 
+def _least_directions(outside: Tensor, inside: Tensor, rank: int) -> Tensor:
+    """The `rank` orthonormal combinations (m, rank) of the points that lie least outside col(Q).
+
+    More points than features leave many combinations that lie inside exactly; among those, the ones with the
+    largest part inside are taken, so that a set which is exact already stays where it is.
+    """
+    if rank == 0:
+        return outside.new_zeros(len(outside), 0)
+    values, vectors = torch.linalg.eigh(outside @ outside.T)  # ascending
+    free = int((values <= values[-1] * len(values) * 1e-14).sum())
+    if free <= rank:
+        return vectors[:, :rank]
+    null = vectors[:, :free]
+    return null @ torch.linalg.svd(null.T @ inside, full_matrices=False)[0][:, :rank]
+
+
 def _raise_floor(C: Tensor) -> Tensor:
     """Raise small singular values to a share of their root mean square."""
+    if C.numel() == 0:
+        return C
     U, S, Vh = torch.linalg.svd(C)
     floor = _CONDITION_FLOOR * float(S.square().mean().sqrt())
     return U @ (S.clamp_min(floor)[:, None] * Vh) if floor > 0 else C

@@ -25,7 +25,7 @@ from .fit import FullModel
 from .points import STORAGE, cast_features, cast_points, points_from_features
 from .reference import nominal_classes, reference_points
 from .refine import refine_points
-from .set_factor import SetFactor
+from .set_factor import SetFactor, storage_tolerance
 
 METHODS = ("closed-form", "theorem", "all-ridges", "label-solve", "refine")
 SPACES = ("auto", "input", "features")
@@ -75,10 +75,12 @@ def distill_full_model(
     encoder, targets = full.model.encoder, full.model.targets
     space = _space(encoder, options)
     made = _make(full, options, space)
-    factor = SetFactor(made.stored_features, made.ridge, intercept=full.intercept)
+    factor = SetFactor(
+        made.stored_features, made.ridge, intercept=full.intercept, tolerance=storage_tolerance(made.x.dtype)
+    )
     if made.labels is None:
         goal = projected_model(full, made.stored_features, made.goal)
-        y = factor.labels(goal, full.model.bias)
+        y = factor.labels(goal, best_bias(full, goal))
     else:
         y = made.labels
     y = y.to(torch.float64 if options.storage == "float64" else torch.float32)
@@ -89,8 +91,8 @@ def distill_full_model(
         made.exact,
         status=made.status,
         distilled_ridge=made.ridge,
-        max_abs_x=float(made.x.double().abs().max()),
-        out_of_range=made.out_of_range,
+        x=made.x,
+        in_input_units=space == "input",
         notes=made.notes,
     )
     return DistilledSet(
@@ -124,7 +126,6 @@ class _Made:
     status: Status
     exact: tuple[Tensor, Tensor, float] | None = None
     labels: Tensor | None = None
-    out_of_range: float = 0.0
     notes: tuple[str, ...] = ()
 
 
@@ -164,23 +165,23 @@ def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
         F, notes, closed = made.features, notes + made.notes, (made.features, made.labels, ridge)
     else:
         F = exact(F_reference)
-        closed = (F, SetFactor(F, ridge, intercept=intercept).labels(goal, full.model.bias), ridge)
+        closed = (F, SetFactor(F, ridge, intercept=intercept).labels(goal, best_bias(full, goal)), ridge)
     status = Status.LOW_RANK if lost else Status.EXACT
     if space == "features":
         x = cast_features(F, options.storage)
         return _Made(x, x.double(), goal, ridge, status, closed, notes=notes)
-    points = points_from_features(
+    x, scaled = points_from_features(
         F,
         encoder,
         reference,
         full.data_range,
         exact=exact,
+        lost=lambda features: SetFactor(features, intercept=intercept).residual(goal),
         bounds=options.bounds,
         storage=options.storage,
     )
-    stored = _stored_features(encoder, points.x, space)
-    notes += points.notes
-    return _Made(points.x, stored, goal, ridge, status, closed, out_of_range=points.out_of_range, notes=notes)
+    stored = _stored_features(encoder, x, space)
+    return _Made(x, stored, goal, ridge, status, closed, notes=notes + scaled)
 
 
 def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> _Made:
@@ -223,6 +224,14 @@ def _make_given(full: FullModel, options: PointOptions, reference: Tensor) -> _M
     x = cast_points(encoder.transform.inverse(z) if bijective else z, options.storage)
     stored = _stored_features(encoder, x, "input" if bijective else "transformed")
     return _Made(x, stored, full.model.weights, options.distilled_ridge, status, notes=notes)
+
+
+def best_bias(full: FullModel, W: Tensor) -> Tensor:
+    """The intercept that suits W best over the training data: predictions agree with targets on average."""
+    if not full.intercept:
+        return full.model.bias
+    feature_mean, target_mean = full.data.means
+    return target_mean - feature_mean @ W
 
 
 def projected_model(full: FullModel, F: Tensor, goal: Tensor) -> Tensor:
@@ -274,13 +283,16 @@ def _classes(
 def _space(encoder: Encoder, options: PointOptions) -> Space:
     feature_map = encoder.feature_map
     reachable: Space = "input" if encoder.transform.bijective else "transformed"
-    if options.method in ("label-solve", "refine"):
-        if options.space == "features":
-            raise ValueError(f"method {options.method!r} makes points in the input space")
-        return reachable
+    if options.method in ("label-solve", "refine") and options.space == "features":
+        raise ValueError(f"method {options.method!r} makes points in the input space")
     if options.space == "features":
         return "features"
-    if feature_map.has_preimage:
+    if options.space == "input" and reachable != "input":
+        raise ValueError(
+            f"the transform {encoder.transform.name!r} cannot be undone for every point: use space='auto', which"
+            " keeps the points transformed"
+        )
+    if feature_map.has_preimage or options.method in ("label-solve", "refine"):
         return reachable
     if options.space == "input":
         raise ValueError(

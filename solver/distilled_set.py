@@ -13,7 +13,7 @@ from torch import Tensor
 from .certificate import Certificate
 from .encoder import Encoder
 from .model import RidgeModel
-from .set_factor import SetFactor
+from .set_factor import SetFactor, storage_tolerance
 from .store import read_file, write_file
 from .targets import Targets
 
@@ -103,7 +103,12 @@ class DistilledSet:
     @functools.cached_property
     def model(self) -> RidgeModel:
         """The ridge model trained on the set alone."""
-        factor = SetFactor(self.features(), self.distilled_ridge, intercept=self.intercept)
+        factor = SetFactor(
+            self.features(),
+            self.distilled_ridge,
+            intercept=self.intercept,
+            tolerance=storage_tolerance(self.x.dtype),
+        )
         return RidgeModel(self.encoder, self.targets, *factor.weights(self.y.double()))
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -167,8 +172,11 @@ class DistilledSet:
         except (ValidationError, KeyError) as error:
             raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error}") from None
         labels = tensors.pop("labels", None)
-        encoder = Encoder.restore(header.encoder, tensors, module)
-        targets = Targets.restore(header.targets)
+        try:
+            encoder = Encoder.restore(header.encoder, tensors, module)
+            targets = Targets.restore(header.targets)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error!r}") from None
         shape = encoder.transform.input_shape
         expected = (encoder.feature_map.n_features,) if header.space == "features" else shape
         if tuple(x.shape[1:]) != expected or tuple(y.shape) != (len(x), targets.n_outputs):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._check import check_name
 from .feature_maps import FeatureMap, restore_feature_map
 from .transforms import Transform, restore_transform
 
@@ -73,6 +74,7 @@ class Encoder:
             return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
 
         transform, feature_map = parameters["transform"], parameters["feature_map"]
+        check_name(parameters["precision"], PRECISIONS, "precision")
         encoder = cls(
             restore_transform(transform["name"], transform["parameters"], part("transform.")),
             restore_feature_map(feature_map["name"], feature_map["parameters"], part("feature_map."), module),

@@ -221,7 +221,7 @@ class _Collector:
 
     def targets_of(self, batch: Batch) -> Tensor:
         """Target rows of the batch; looks at everything else on the way."""
-        Y = self._targets.encode(batch.y)
+        Y = self._targets.encode(batch.y, batch.start)
         if Y.shape[1] != self._targets.n_outputs:
             raise ValueError(f"targets have {Y.shape[1]} outputs, expected {self._targets.n_outputs}")
         if not torch.isfinite(Y.sum()):

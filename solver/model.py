@@ -77,6 +77,10 @@ def score(targets: Targets, scores: np.ndarray, y: Any) -> float:
     if targets.is_classes:
         return float((torch.from_numpy(scores).argmax(dim=1) == targets.indices(y)).double().mean())
     truth = targets.encode(y)
+    if truth.shape != scores.shape:
+        raise ValueError(
+            f"the model predicts {scores.shape[1]} values a row, `y` has shape {tuple(truth.shape)}"
+        )
     residual = (truth - torch.from_numpy(scores)).square().sum(dim=0)
     spread = (truth - truth.mean(dim=0)).square().sum(dim=0)
     return float((1 - residual / spread.clamp_min(torch.finfo(torch.float64).tiny)).mean())

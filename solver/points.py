@@ -13,7 +13,6 @@ among exact sets. It is used here in this order:
 5. points are cast to the storage type; narrow integers are clipped to their range.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -34,15 +33,6 @@ _BOUND_SHARE = 0.98
 _PROJECTIONS = 30
 
 
-@dataclasses.dataclass(frozen=True)
-class Points:
-    """Points as they will be stored, and what was done to them."""
-
-    x: Tensor
-    out_of_range: float
-    notes: tuple[str, ...]
-
-
 def points_from_features(
     F: Tensor,
     encoder: Encoder,
@@ -50,9 +40,10 @@ def points_from_features(
     data_range: tuple[float, float],
     *,
     exact: Callable[[Tensor], Tensor],
+    lost: Callable[[Tensor], float],
     bounds: str = "free",
     storage: str = "float64",
-) -> Points:
+) -> tuple[Tensor, tuple[str, ...]]:
     """Points in raw units whose features span what `F` spans.
 
     Parameters
@@ -67,8 +58,17 @@ def points_from_features(
         Smallest and largest raw value of the training data.
     exact : callable
         Maps any features (m, p) to those of an exact set near them.
+    lost : callable
+        Share of the model outside the span of features (m, p): zero is exact.
     bounds : {"free", "data"}
     storage : {"float64", "float32", "float16", "uint8"}
+
+    Returns
+    -------
+    x : Tensor, shape (m, *input_shape)
+        As it will be stored.
+    notes : tuple of str
+        What was scaled or clipped.
 
     Notes
     -----
@@ -77,7 +77,7 @@ def points_from_features(
     check_name(bounds, BOUNDS, "bounds")
     notes: list[str] = []
     if bounds == "data" or storage == "uint8":
-        z = _towards_box(F, encoder, reference, data_range, exact)
+        z = _towards_box(F, encoder, reference, data_range, exact, lost)
     else:
         z, scale = _preimage(F, encoder, reference)
         if scale < 1:
@@ -92,8 +92,7 @@ def points_from_features(
             z = z * shrink
             notes.append(f"points were scaled by {shrink:.3g} into the range of the data; labels follow")
     x = encoder.transform.inverse(z) if encoder.transform.bijective else z
-    out = _share_outside(x, data_range) if encoder.transform.bijective else 0.0
-    return Points(cast_points(x, storage, notes), out, tuple(notes))
+    return cast_points(x, storage, notes), tuple(notes)
 
 
 def cast_features(F: Tensor, storage: str) -> Tensor:
@@ -116,16 +115,21 @@ def _towards_box(
     reference: Tensor | None,
     data_range: tuple[float, float],
     exact: Callable[[Tensor], Tensor],
+    lost: Callable[[Tensor], float],
 ) -> Tensor:
-    """Alternate between the box of raw values and the exact sets; keep the exact set that leaves it least."""
+    """Alternate between the box of raw values and the exact sets; keep the exact set that leaves it least.
+
+    A set whose preimage came out too badly conditioned to be exact in floating point is passed over.
+    """
     transform, low, high = encoder.transform, *data_range
     best: tuple[float, Tensor] | None = None
     z, _ = _preimage(F, encoder, reference)
+    limit = max(1e-9, 10 * lost(encoder.feature_map.features(z)))
     for _ in range(_PROJECTIONS):
         raw = transform.inverse(z)
         clipped = raw.clamp(low, high)
         excess = float((raw - clipped).norm())
-        if best is None or excess < best[0]:
+        if best is None or (excess < best[0] and lost(encoder.feature_map.features(z)) <= limit):
             best = (excess, z)
         if excess == 0:
             break
@@ -151,12 +155,6 @@ def _shrink_to_box(z: Tensor, encoder: Encoder, data_range: tuple[float, float])
     return min(1.0, least) if least > 0 else 1.0
 
 
-def _share_outside(x: Tensor, data_range: tuple[float, float]) -> float:
-    slack = 1e-9 * max(abs(data_range[0]), abs(data_range[1]), 1.0)
-    outside = (x < data_range[0] - slack) | (x > data_range[1] + slack)
-    return float(outside.double().mean())
-
-
 def cast_points(x: Tensor, storage: str, notes: list[str] | None = None) -> Tensor:
     """Points as they are stored; clipping is noted, overflow of float16 refused."""
     dtype = STORAGE[check_name(storage, STORAGE, "storage type")]
@@ -165,8 +163,8 @@ def cast_points(x: Tensor, storage: str, notes: list[str] | None = None) -> Tens
         if clipped and notes is not None:
             notes.append(f"{clipped:.2%} of the values were clipped to 0..255")
         return x.round().clamp(0, 255).to(torch.uint8)
-    if dtype == torch.float16 and float(x.abs().max()) > 65504:
-        raise ValueError(
-            f"values reach {float(x.abs().max()):.3g}, beyond float16: store float32, or set bounds='data'"
-        )
+    largest, limit = float(x.abs().max()), torch.finfo(dtype).max
+    if largest > limit:
+        wider = {"float16": "float32", "float32": "float64"}.get(storage, "rescaled data")
+        raise ValueError(f"values reach {largest:.3g}, beyond {storage}: store {wider}, or set bounds='data'")
     return x.to(dtype)

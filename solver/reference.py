@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ..kernels import normal
-from ._check import check_name
+from ._check import check_finite, check_name
 from .fit import FullModel
-from .source import to_tensor
+from .source import as_array, to_tensor
 from .targets import Targets
+
+NEAR = ("noise", "data")
 
 
 def reference_points(full: FullModel, m: int, near: Any, seed: int) -> Tensor:
@@ -17,11 +19,16 @@ def reference_points(full: FullModel, m: int, near: Any, seed: int) -> Tensor:
     encoder, targets = full.model.encoder, full.model.targets
     shape = encoder.transform.input_shape
     if not isinstance(near, str):
-        given = to_tensor(near)
-        if given.numel() != m * encoder.feature_map.n_inputs:
+        given = to_tensor(as_array(near, "near"))
+        flat = (m, encoder.feature_map.n_inputs)
+        if (
+            tuple(given.shape) not in ((m, *shape), flat, (m, *shape[1:]))
+            or given.numel() != flat[0] * flat[1]
+        ):
             raise ValueError(f"`near` must hold {m} points of shape {shape}, got {tuple(given.shape)}")
+        check_finite(given, "near")
         return encoder.transform.forward(given.reshape(m, *shape))
-    check_name(near, ("noise", "data"), "reference points (near)")
+    check_name(near, NEAR, "reference points (near)")
     if near == "noise":
         noise = normal(seed, "near.noise", (m, *shape))
         if full.sample is None:

@@ -97,6 +97,11 @@ def refine_points(
     check_count(steps, "refine_steps")
     feature_map, transform = full.model.encoder.feature_map, full.model.encoder.transform
     box = None
+    if bounds == "data" and not transform.elementwise:
+        raise ValueError(
+            f"bounds='data' needs a transform that acts on values one by one, {transform.name!r} mixes them: use"
+            " bounds='free' or transform='standardize'"
+        )
     if bounds == "data":
         edges = [transform.forward(torch.full_like(start[:1], value)) for value in full.data_range]
         low, high = (edge.expand_as(start).reshape(-1).numpy() for edge in edges)

@@ -101,9 +101,13 @@ class RidgePath:
     def from_statistics(cls, statistics: Statistics, *, intercept: bool = False) -> Self:
         """Factor G of the statistics (primal)."""
         G, B, means, target_square = centred(statistics, intercept)
+        if not torch.isfinite(G.diagonal().sum()):
+            raise ValueError("the sums of squares of the features overflow float64: rescale the inputs first")
         values, vectors = torch.linalg.eigh(G)
         values, vectors = values.flip(0), vectors.flip(1)
-        tolerance = rank_tolerance(values[0], statistics.n_features)
+        # Centring leaves the rounding of the squared means that it takes away.
+        removed = statistics.weight * float(means[0].square().sum())
+        tolerance = rank_tolerance(float(values[0]) + removed, statistics.n_features)
         rank = int((values > tolerance).sum())
         note = _rank_note(rank, min(statistics.count - intercept, statistics.n_features))
         return cls(
@@ -133,9 +137,10 @@ class RidgePath:
             else (zero.expand(F.shape[1]), zero.expand(Y.shape[1]))
         )
         root = w.sqrt()[:, None]
+        removed = total**0.5 * float(means[0].norm())
         F, Y = (F - means[0]) * root, (Y - means[1]) * root
         U, S, Vh = torch.linalg.svd(F, full_matrices=False)
-        rank = singular_rank(S, F.shape)
+        rank = int(((S[0] + removed) * max(F.shape) * _EPS < S).sum())
         return cls(
             Vh[:rank].T,
             S[:rank].square(),

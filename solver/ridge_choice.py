@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ def parse_ridge(
     candidates = None
     if isinstance(ridge, Ridge):
         return "given", ridge, None
-    if isinstance(ridge, (list, tuple)) or (hasattr(ridge, "__len__") and not isinstance(ridge, str)):
+    if not isinstance(ridge, str) and np.ndim(ridge) > 0:
         candidates = [check_non_negative(value, "ridge") for value in ridge]
         if not candidates:
             raise ValueError("`ridge` is an empty sequence: give at least one candidate")

@@ -14,7 +14,10 @@ own predictions). Solving for labels removes the bound λ_S ≤ 1/(4 σ²) of Th
 import torch
 from torch import Tensor
 
-from .ridge import singular_rank
+
+def storage_tolerance(dtype: torch.dtype) -> float:
+    """Share of the largest singular value below which a set stored in `dtype` holds rounding only."""
+    return 1e-9 if dtype == torch.float64 else 1e-6
 
 
 class SetFactor:
@@ -26,6 +29,10 @@ class SetFactor:
     ridge : float
         λ_S, absolute.
     intercept : bool
+    tolerance : float, default 1e-9
+        Singular values at or below this share of the largest are zero. Points that are exactly collinear in
+        some direction (dead pixels) are so only up to the rounding of their storage, and a set trained on that
+        rounding would answer with noise where it has nothing to say; see `storage_tolerance`.
 
     Attributes
     ----------
@@ -34,13 +41,15 @@ class SetFactor:
         Ratio of the largest to the smallest kept singular value of the (centred) features.
     """
 
-    def __init__(self, F: Tensor, ridge: float = 0.0, *, intercept: bool = False) -> None:
+    def __init__(
+        self, F: Tensor, ridge: float = 0.0, *, intercept: bool = False, tolerance: float = 1e-9
+    ) -> None:
         self.mean = F.mean(dim=0) if intercept else torch.zeros(F.shape[1], dtype=F.dtype)
         U, S, Vh = torch.linalg.svd(F - self.mean, full_matrices=False)
-        self.rank = singular_rank(S, F.shape)
+        self.rank = int((S[0] * tolerance < S).sum()) if len(S) else 0
         self._U, self._S, self._Vh = U[:, : self.rank], S[: self.rank], Vh[: self.rank]
         self._ridge, self._intercept = ridge, intercept
-        self.condition = float(self._S[0] / self._S[-1]) if self.rank else float("inf")
+        self.condition = float(self._S[0] / self._S[-1]) if self.rank else 1.0
 
     def weights(self, Y: Tensor) -> tuple[Tensor, Tensor]:
         """W_S (p, k) and intercept (k,) of the ridge model trained on the set with labels Y (m, k)."""

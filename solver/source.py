@@ -230,13 +230,13 @@ def to_tensor(values: Any) -> Tensor:
     return torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
 
 
-def check_weights(weight: Any, n: int) -> Tensor:
-    """Sample weights as float64 (n,), finite, not negative and not all zero."""
+def check_weights(weight: Any, n: int, *, some: bool = True) -> Tensor:
+    """Sample weights as float64 (n,), finite, not negative and (where `some` are needed) not all zero."""
     values = to_tensor(as_array(weight, "sample_weight")).double()
     if values.shape != (n,):
         raise ValueError(f"`sample_weight` must have shape ({n},), got {tuple(values.shape)}")
     check_finite(values, "sample_weight")
-    if (values < 0).any() or not (values > 0).any():
+    if (values < 0).any() or (some and not (values > 0).any()):
         raise ValueError("`sample_weight` must not be negative and must not be zero throughout")
     return values
 
@@ -244,6 +244,8 @@ def check_weights(weight: Any, n: int) -> Tensor:
 def as_array(values: Any, name: str) -> Any:
     """An array of numbers or strings on the CPU (NumPy or torch); objects and complex numbers are refused."""
     if isinstance(values, Tensor):
+        if values.is_complex():
+            raise ValueError(f"Complex data not supported: `{name}` is {values.dtype}")
         return values.detach().cpu()
     if type(values).__module__.partition(".")[0] == "cupy":
         values = values.get()

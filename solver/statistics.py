@@ -20,6 +20,7 @@ from torch import Tensor
 from ..kernels import gram_add_, mirror_upper_
 from ._check import check_finite
 from .encoder import Encoder
+from .source import check_weights
 from .store import read_file, write_file
 from .targets import Targets
 
@@ -50,7 +51,7 @@ class Statistics:
     weight : float
         Sum of the sample weights; the number of rows without weights.
     count : int
-        Number of rows.
+        Number of rows of positive weight.
     """
 
     n_features: int
@@ -108,7 +109,10 @@ class Statistics:
                 f"expected features (b, {self.n_features}) and targets (b, {self.n_outputs}), got"
                 f" {tuple(F.shape)} and {tuple(Y.shape)}"
             )
+        if weight is not None:
+            weight = check_weights(weight, len(F), some=False)
         check_finite(F, "features", self.count)
+        check_finite(Y, "y", self.count)
         F, Y = F.double(), Y.double()
         WY = Y if weight is None else Y * weight[:, None]
         self.cross.addmm_(F.T, WY)
@@ -116,7 +120,7 @@ class Statistics:
         self.target_sum += WY.sum(dim=0)
         self.target_square += (WY * Y).sum(dim=0)
         self.weight += float(len(F) if weight is None else weight.sum())
-        self.count += len(F)
+        self.count += len(F) if weight is None else int((weight > 0).sum())
         gram_add_(self._upper(), F if weight is None else F * weight.sqrt()[:, None])
         self._mirrored = False
         return self
@@ -173,15 +177,18 @@ class Statistics:
     def load(cls, path: str | os.PathLike[str], *, module: torch.nn.Module | None = None) -> Self:
         """Read what `save` wrote, bit for bit."""
         header, tensors = read_file(path, _FILE_KIND)
-        sums = {name: tensors.pop(name) for name in _SUMS}
-        result = cls(
-            n_features=sums["cross"].shape[0],
-            n_outputs=sums["cross"].shape[1],
-            encoder=Encoder.restore(header["encoder"], tensors, module) if "encoder" in header else None,
-            targets=Targets.restore(header["targets"]) if "targets" in header else None,
-            weight=header["weight"],
-            count=header["count"],
-        )
+        try:
+            sums = {name: tensors.pop(name) for name in _SUMS}
+            result = cls(
+                n_features=sums["cross"].shape[0],
+                n_outputs=sums["cross"].shape[1],
+                encoder=Encoder.restore(header["encoder"], tensors, module) if "encoder" in header else None,
+                targets=Targets.restore(header["targets"]) if "targets" in header else None,
+                weight=header["weight"],
+                count=header["count"],
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{os.fspath(path)} does not hold consistent statistics: {error!r}") from None
         result._gram = sums.pop("gram")
         for name, value in sums.items():
             setattr(result, name, value)

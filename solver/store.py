@@ -7,6 +7,7 @@ renamed. A path that exists is refused unless the caller forces it.
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,18 @@ def write_file(
         metadata={_KEY: json.dumps(document, allow_nan=False)},
     )
     write_bytes(path, payload, force=force)
+
+
+def check_plain(values: Mapping[str, Any] | None) -> None:
+    """Refuse what the header of a file could not hold: it is JSON, and comes back equal."""
+    try:
+        same = json.loads(json.dumps(values, allow_nan=False)) == values
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`provenance` must be plain values that JSON can hold: {error}") from None
+    if not same:
+        raise ValueError(
+            "`provenance` must be plain JSON: text keys, numbers, text, lists and mappings of them"
+        )
 
 
 def write_bytes(path: str | os.PathLike[str], payload: bytes, *, force: bool = False) -> None:
@@ -83,7 +96,8 @@ def read_file(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        tensors = safetensors.torch.load_file(path)
+        # Cloned into aligned memory: matrix products may round differently off alignment.
+        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load_file(path).items()}
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} cannot be read as a safetensors file (truncated or another format): {error}"
@@ -91,7 +105,7 @@ def read_file(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], 
     try:
         document = json.loads(metadata[_KEY])
         found = document.pop("format"), document.pop("version"), document.pop("kind")
-    except (KeyError, ValueError, AttributeError):
+    except (KeyError, ValueError, AttributeError, TypeError):
         raise ValueError(
             f"{path} is a safetensors file, but not one of {FORMAT}: it has no {_KEY!r} header"
         ) from None

@@ -58,7 +58,7 @@ class Targets:
         """Whether targets are labels."""
         return self.classes is not None
 
-    def indices(self, y: Any) -> Tensor:
+    def indices(self, y: Any, first_row: int = 0) -> Tensor:
         """Column of each label, int64 (n,); raises for labels outside the known classes."""
         labels = _labels(y)
         classes = np.asarray(self.classes)
@@ -70,16 +70,17 @@ class Targets:
             row = int(np.argmax(wrong))
             shown = ", ".join(map(repr, classes[:8].tolist())) + (", ..." if len(classes) > 8 else "")
             raise ValueError(
-                f"label {labels[row].item()!r} in row {row} is outside the {len(classes)} known classes ({shown})"
+                f"label {labels[row].item()!r} in row {first_row + row} is outside the {len(classes)} known"
+                f" classes ({shown})"
             )
         return torch.from_numpy(found.astype(np.int64))
 
-    def encode(self, y: Any) -> Tensor:
-        """Target rows, float64 (n, k)."""
+    def encode(self, y: Any, first_row: int = 0) -> Tensor:
+        """Target rows, float64 (n, k); errors count rows from `first_row`."""
         if not self.is_classes:
             values = to_tensor(as_array(y, "y")).double()
             return values.reshape(values.shape[0], -1)
-        rows = torch.nn.functional.one_hot(self.indices(y), self.n_outputs).double()
+        rows = torch.nn.functional.one_hot(self.indices(y, first_row), self.n_outputs).double()
         return rows - 1 / self.n_outputs if self.kind == "centred" else rows
 
     def decode(self, scores: Tensor) -> np.ndarray:

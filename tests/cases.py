@@ -29,17 +29,17 @@ def one_hot(y, k=K):
 
 
 def train(F, Y, ridge=0.0, weight=None, *, intercept=False):
-    """Ridge regression by one augmented least-squares problem: (W, b). ridge = 0 is the pseudo-inverse."""
+    """Ridge regression by the singular value decomposition of the rows: (W, b). ridge = 0 is the pseudo-inverse."""
     F, Y = np.asarray(F, np.float64), np.asarray(Y, np.float64)
     w = np.ones(len(F)) if weight is None else np.asarray(weight, np.float64)
     mean_F, mean_Y = np.zeros(F.shape[1]), np.zeros(Y.shape[1])
     if intercept:
         mean_F, mean_Y = w @ F / w.sum(), w @ Y / w.sum()
-    A, B = np.sqrt(w)[:, None] * (F - mean_F), np.sqrt(w)[:, None] * (Y - mean_Y)
-    if ridge:
-        A = np.concatenate([A, np.sqrt(ridge) * np.eye(A.shape[1])])
-        B = np.concatenate([B, np.zeros((A.shape[1], B.shape[1]))])
-    W = np.linalg.lstsq(A, B, rcond=max(A.shape) * EPS)[0]
+    root = np.sqrt(w)[:, None]
+    U, s, Vh = np.linalg.svd(root * (F - mean_F), full_matrices=False)
+    kept = s > (0 if ridge else s[0] * max(F.shape) * EPS)
+    filtered = s[kept] / (s[kept] ** 2 + ridge)
+    W = Vh[kept].T @ (filtered[:, None] * (U[:, kept].T @ (root * (Y - mean_Y))))
     return W, mean_Y - mean_F @ W
 
 

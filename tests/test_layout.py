@@ -110,7 +110,7 @@ def test_doctests():
 
     import kernel_distill as kd
 
-    for function in (kd.distill, kd.collect_statistics):
+    for function in (kd, kd.distill, kd.collect_statistics):
         finder = doctest.DocTestFinder(recurse=False)
         for test in finder.find(function, function.__name__):
             result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)

@@ -27,6 +27,7 @@ __all__ = [
     "ModuleFeatures",
     "RandomFourier",
     "RandomPatches",
+    "feature_map_names",
     "make_feature_map",
     "restore_feature_map",
 ]
@@ -78,13 +79,18 @@ def make_feature_map(
         return spec
     if isinstance(spec, torch.nn.Module):
         return ModuleFeatures(spec, tuple(input_shape), **params)
-    names = [name for name in (*FEATURE_MAPS, *_ALIASES) if name != ModuleFeatures.name]
-    cls = FEATURE_MAPS[_ALIASES.get(name := check_name(spec, names, "feature map"), name)]
+    name = check_name(spec, feature_map_names(), "feature map")
+    cls = FEATURE_MAPS[_ALIASES.get(name, name)]
     rows = sample() if sample is not None and cls.needs_sample(params) else None
     try:
         return cls.build(tuple(input_shape), seed=seed, sample=rows, **params)
     except TypeError as error:
         raise ValueError(f"the {cls.name!r} map cannot be made with {params}: {error}") from error
+
+
+def feature_map_names() -> list[str]:
+    """Names that `make_feature_map` knows."""
+    return [name for name in (*FEATURE_MAPS, *_ALIASES) if name != ModuleFeatures.name]
 
 
 def restore_feature_map(

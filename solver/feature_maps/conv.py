@@ -1,22 +1,23 @@
 r"""Convolutional LeakyReLU networks with random weights, and their exact inverse.
 
-Layer by layer :math:`h_{l+1} = \sigma(A_l h_l)`, with A the strided convolution by Gaussian filters of variance
-1/fan-in, no bias, and :math:`\sigma(t) = \max(t, s t)`; the features are the last activations. Images wrap
-around (the convolution is on the torus). With stride (a, b), split an image into its a·b phases
-:math:`x_{cuv}[i, j] = x_c[a i + u, b j + v]`: the layer is then an ordinary cyclic convolution of c·a·b channels
-on the coarse grid, which the Fourier transform makes one small matrix for every frequency,
+Layer by layer :math:`h_{l+1} = \sigma(A_l h_l)`, with A the strided convolution by Gaussian filters of
+variance 1/fan-in, no bias, and :math:`\sigma(t) = \max(t, s t)`; the features are the last activations.
+Images wrap around (the convolution is on the torus). With stride (a, b), split an image into its a·b phases
+:math:`x_{cuv}[i, j] = x_c[a i + u, b j + v]`: the layer is then an ordinary cyclic convolution of c·a·b
+channels on the coarse grid, which the Fourier transform makes one small matrix for every frequency,
 
 .. math:: \hat z(\omega) = \hat A(\omega)\, \hat x(\omega), \qquad
           \hat x = \hat x_0 + \hat A^{+} (\hat z - \hat A \hat x_0).
 
-The transform is unitary up to scale, so this is the solution of A x = z nearest to :math:`x_0`. A layer has full
-row rank when it has at most c·a·b channels (Chen, Huang and Weng, NeurIPS 2024, section 5, invert convolutional
-networks by solving these linear systems; the splitting into phases is Vaidyanathan, Multirate Systems, 1993).
+The transform is unitary up to scale, so this is the solution of A x = z nearest to :math:`x_0`. A layer has
+full row rank (with probability one) when it has at most c·a·b channels. That convolutional networks are
+inverted by solving their linear systems is from Chen, Huang and Weng, NeurIPS 2024; the phases are the
+polyphase components of multirate filter banks.
 
 Why not zero padding: a square convolution matrix with zero padding is a truncated Toeplitz matrix, whose
-smallest singular value falls exponentially with the side unless the winding number of its symbol vanishes.
-Measured for one channel, p = d, kernel 3, stride 2, three seeds: condition 7e2 … 2e10 at 8 × 8 and 1e11 … 1e18
-at 32 × 32; wrapped around 6e1 … 8e1 and 2e2 … 4e2.
+smallest singular value falls exponentially with the side unless the symbol's determinant has winding number
+zero. Measured for one channel, p = d, kernel 3, stride 2, three seeds: condition 7e2 … 2e10 at 8 × 8 and
+1e11 … 1e18 at 32 × 32; wrapped around, 6e1 … 8e1 and 2e2 … 4e2.
 """
 
 import math
@@ -58,9 +59,9 @@ class ConvNet(FeatureMap):
 
     Notes
     -----
-    `preimage` costs one factorisation of min(c_out, c_in·a·b)² · c_in·a·b per frequency, made on first use, and
-    FFTs: milliseconds an image at 3 × 64 × 64. Deep narrowing networks (channels growing slower than a·b) have
-    many preimages: give `near`.
+    `preimage` costs, per layer, FFTs and one QR factorisation (c·a·b × c_out) for each of h·w / (2·a·b)
+    frequencies, made on first use: 0.3 s for 100 images of 3 × 32 × 32 with p = d on two cores, features
+    reproduced to 3e-14; 1.4 s at 3 × 64 × 64.
     """
 
     name: ClassVar[str] = "conv"
@@ -77,9 +78,9 @@ class ConvNet(FeatureMap):
         seed: int = 0,
     ) -> None:
         if len(input_shape) != 3:
-            raise ValueError(f"a 'conv' map takes images of shape (c, h, w), got inputs of shape {input_shape}")
+            raise ValueError(f"a 'conv' map takes images (c, h, w), got inputs of shape {tuple(input_shape)}")
         if not 0 < float(slope) < math.inf:
-            raise ValueError(f"`slope` must be finite and above zero (else there is no inverse), got {slope!r}")
+            raise ValueError(f"`slope` must be finite and above zero (to have an inverse), got {slope!r}")
         self.kernel_size = check_count(kernel_size, "kernel_size")
         self.stride = None if stride is None else check_count(stride, "stride")
         self.slope, self.seed = float(slope), seed
@@ -162,7 +163,7 @@ class _Convolution:
         return functional.conv2d(wrapped, self._cast[key], stride=self._stride)
 
     def solve(self, z: Tensor, near: Tensor | None) -> Tensor:
-        """The x with ``self(x) == z`` that is nearest to `near` (default: to zero), float64."""
+        """Find the x with ``self(x) == z`` that is nearest to `near` (default: to zero), float64."""
         c, h, w = self._shape
         a, b = self._stride
         z = z.reshape(z.shape[0], -1, h // a, w // b)
@@ -203,13 +204,13 @@ class _Convolution:
 
 
 def _strides(shape: tuple[int, ...], stride: int | None) -> tuple[int, int]:
-    """The stride along each axis of an image of `shape` (c, h, w)."""
+    """Stride along each axis of an image of `shape` (c, h, w)."""
     _, h, w = shape
     if stride is None:
         return (1 + (h % 2 == 0), 1 + (w % 2 == 0))
     if h % stride or w % stride:
         raise ValueError(
-            f"a stride of {stride} does not divide the {h} × {w} images a layer takes: leave `stride` out, or crop"
-            " or pad the images"
+            f"a stride of {stride} does not divide the {h} × {w} images that a layer takes: leave `stride` out,"
+            " or crop or pad the images"
         )
     return (stride, stride)

@@ -15,6 +15,7 @@ has a preimage all the same: least squares finds it (algorithms of Theorem 5.3, 
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -38,14 +39,14 @@ class Dense(FeatureMap):
         Width of each hidden layer; the last is p. Default ``(d,)``: the published setting, and the widest
         that keeps an exact inverse.
     slope : float, default 0.1
-        Negative slope of the LeakyReLU, not zero.
+        Negative slope of the LeakyReLU, positive.
     seed : int, default 0
         Defines the weights.
 
     Raises
     ------
     ValueError
-        If a width is below 1 or the slope is zero or not finite.
+        If a width is below 1 or the slope is not positive and finite.
     """
 
     name: ClassVar[str] = "fcnn"
@@ -65,8 +66,8 @@ class Dense(FeatureMap):
         widths = (widths,) if isinstance(widths, int) else (d,) if widths is None else tuple(widths)
         if not widths:
             raise ValueError("`widths` is empty: give the width of at least one hidden layer")
-        if not 0 < abs(float(slope)) < float("inf"):
-            raise ValueError(f"`slope` must be finite and not zero (zero has no inverse), got {slope!r}")
+        if not 0 < float(slope) < math.inf:
+            raise ValueError(f"`slope` must be finite and above zero (others have no inverse), got {slope!r}")
         self.widths = tuple(check_count(width, "widths") for width in widths)
         super().__init__(input_shape, n_features=self.widths[-1])
         self.slope, self.seed = float(slope), seed
@@ -94,7 +95,9 @@ class Dense(FeatureMap):
             self._cast[key] = [weight.to(device=X.device, dtype=X.dtype) for weight in self._weights]
         H = X.flatten(1)
         for weight in self._cast[key]:
-            H = self._activate(torch.nn.functional.linear(H, weight), self.slope)
+            H = torch.nn.functional.linear(H, weight)
+            in_place = not H.requires_grad and self.slope != 1
+            H = torch.nn.functional.leaky_relu_(H, self.slope) if in_place else self._activate(H, self.slope)
         return H
 
     def _preimage(self, F: Tensor, near: Tensor | None) -> Tensor:
@@ -109,11 +112,7 @@ class Dense(FeatureMap):
 
     @staticmethod
     def _activate(H: Tensor, slope: float) -> Tensor:
-        if slope == 1.0:
-            return H
-        if H.requires_grad:
-            return torch.nn.functional.leaky_relu(H, slope)
-        return torch.nn.functional.leaky_relu_(H, slope) if slope < 1 else torch.where(H < 0, H * slope, H)
+        return H if slope == 1 else torch.nn.functional.leaky_relu(H, slope)
 
 
 class DeepLinear(Dense):

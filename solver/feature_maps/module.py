@@ -42,7 +42,9 @@ class ModuleFeatures(FeatureMap):
 
     name: ClassVar[str] = "module"
 
-    def __init__(self, module: torch.nn.Module, input_shape: tuple[int, ...], *, batch_size: int = 256) -> None:
+    def __init__(
+        self, module: torch.nn.Module, input_shape: tuple[int, ...], *, batch_size: int = 256
+    ) -> None:
         if not isinstance(module, torch.nn.Module):
             raise ValueError(f"`module` must be a torch.nn.Module, got {type(module).__name__}")
         self.batch_size = check_count(batch_size, "batch_size")
@@ -87,10 +89,12 @@ class ModuleFeatures(FeatureMap):
         given = made.parameters()
         if given["sha256"] != parameters["sha256"]:
             found = f"{given['module']} with {given['n_parameters']} parameters"
-            what = "other weights in the same architecture" if found == wanted else f"{found}, not {wanted}"
+            what = (
+                "the same class and size with other weights" if found == wanted else f"{found}, not {wanted}"
+            )
             raise ValueError(
-                f"the module is not the one the set was made with: {what} (sha256 {given['sha256'][:12]}, saved"
-                f" {parameters['sha256'][:12]})"
+                f"the module is not the one the set was made with: it is {what} (sha256"
+                f" {given['sha256'][:12]}, saved {parameters['sha256'][:12]})"
             )
         return made
 
@@ -107,7 +111,7 @@ class ModuleFeatures(FeatureMap):
         return self._copies[key]
 
     def _probe(self) -> int:
-        """Number of features, after running the module on two rows in both precisions."""
+        """Run the module on two rows, twice in both precisions; return the number of features."""
         rows = normal(0, "module.probe", (2, *self.input_shape))
         first = rows
         for dtype in (torch.float32, torch.float64):
@@ -119,13 +123,13 @@ class ModuleFeatures(FeatureMap):
                 raise
             except Exception as error:
                 raise ValueError(
-                    f"the module {self._class} does not run on {str(dtype).removeprefix('torch.')} inputs of shape"
-                    f" {tuple(rows.shape)}: {error}"
+                    f"the module {self._class} does not run on {str(dtype).removeprefix('torch.')} inputs of"
+                    f" shape {tuple(rows.shape)}: {error}"
                 ) from error
             if not torch.equal(first, second):
                 raise ValueError(
-                    f"the module {self._class} gave two outputs for the same input in evaluation mode: a feature"
-                    " map must be deterministic (take random layers out)"
+                    f"the module {self._class} gave two outputs for the same input in evaluation mode: a"
+                    " feature map must be deterministic (take random layers out)"
                 )
         return first.shape[1]
 
@@ -139,7 +143,7 @@ def _run(module: torch.nn.Module, X: Tensor) -> Tensor:
             f"the module must return one row for each of {X.shape[0]} inputs, got shape {tuple(out.shape)}"
         )
     if out.dtype != X.dtype:
-        raise ValueError(f"the module returned {out.dtype} for {X.dtype} inputs: keep casts out of its forward")
+        raise ValueError(f"the module returned {out.dtype} for {X.dtype} inputs: keep casts out of it")
     return out.reshape(X.shape[0], math.prod(out.shape[1:]))
 
 

@@ -65,6 +65,11 @@ class Transform(abc.ABC):
         Parameters of a kind are keywords with defaults.
         """
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether every value is transformed by itself, so that a range of raw values stays a range."""
+        return False
+
     def forward(self, X: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
         """Transform raw rows.
 

@@ -24,6 +24,11 @@ class Identity(Transform):
         del tensors
         return cls(tuple(parameters["input_shape"]))
 
+    @property
+    def elementwise(self) -> bool:
+        """Always."""
+        return True
+
     def _forward(self, X: Tensor) -> Tensor:
         return X
 

@@ -89,6 +89,11 @@ class Standardize(Transform):
         shape = tuple(parameters["input_shape"])
         return cls(shape, cls._stored(tensors, "mean", shape[:1]), cls._stored(tensors, "std", shape[:1]))
 
+    @property
+    def elementwise(self) -> bool:
+        """Always."""
+        return True
+
     def _forward(self, X: Tensor) -> Tensor:
         return (X - self._as("_mean", X)).mul_(self._as("_gain", X))
 

@@ -27,7 +27,11 @@ def philox(seed, stream, block):
 
 @pytest.mark.parametrize(
     ("seed", "stream"),
-    [pytest.param(0, "a", id="zero"), pytest.param(123456789, "fcnn.0", id="usual"), pytest.param(WORD, "", id="last")],
+    [
+        pytest.param(0, "a", id="zero"),
+        pytest.param(123456789, "fcnn.0", id="usual"),
+        pytest.param(WORD, "", id="last"),
+    ],
 )
 def test_bits_are_philox(seed, stream):
     # NumPy's generator steps its counter before the first block, so item i comes from block i // 4 + 1.
@@ -66,7 +70,9 @@ def test_pinned_values(seed, stream, bits, normals):
     assert random_bits(seed, stream, 3).tolist() == bits
     assert normal(seed, stream, 3).tolist() == normals
     # A word is a fraction of 2**64; cutting it to a float64 moves it by at most 2**-52.
-    assert uniform(seed, stream, 3).tolist() == pytest.approx([word / 2**64 for word in bits], rel=0, abs=2.0**-52)
+    assert uniform(seed, stream, 3).tolist() == pytest.approx(
+        [word / 2**64 for word in bits], rel=0, abs=2.0**-52
+    )
 
 
 @settings(max_examples=100, deadline=None)

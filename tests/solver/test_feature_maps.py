@@ -20,7 +20,7 @@ from kernel_distill.solver.feature_maps import (
 )
 from kernel_distill.solver.feature_maps.linear_system import LinearSystem
 
-from ..cases import D, EPS, INVERTIBLE, WIDE, MapCase, condition, map_condition, params_of, relative, rounding
+from ..cases import EPS, INVERTIBLE, WIDE, D, MapCase, condition, map_condition, params_of, relative, rounding
 
 EVERY = params_of(INVERTIBLE) + params_of(WIDE)
 ONTO_A_SUBSPACE = ("deep-linear-bottleneck", "deep-linear-wide")
@@ -85,7 +85,9 @@ def test_a_reference_brings_the_preimage_nearer(case):
     close = X + 0.05 * points(seed=1, shape=case.input_shape)
     F = feature_map.features(X)
     with_reference, without = (feature_map.preimage(F, near=reference) for reference in (close, None))
-    assert (with_reference - close).norm() <= (X - close).norm() * (1 + rounding(map_condition(feature_map, X) ** 2))
+    assert (with_reference - close).norm() <= (X - close).norm() * (
+        1 + rounding(map_condition(feature_map, X) ** 2)
+    )
     assert (with_reference - close).norm() < (without - close).norm()
 
 
@@ -93,7 +95,10 @@ def test_a_reference_brings_the_preimage_nearer(case):
 def test_maps_without_preimage_say_what_to_do(case):
     feature_map = case.make()
     assert not feature_map.has_preimage
-    with pytest.raises(NotImplementedError, match=rf"'{case.name}' map \(12 inputs, {feature_map.n_features} features\) has no"):
+    with pytest.raises(
+        NotImplementedError,
+        match=rf"'{case.name}' map \(12 inputs, {feature_map.n_features} features\) has no",
+    ):
         feature_map.preimage(points(shape=(feature_map.n_features,)))
 
 
@@ -112,8 +117,12 @@ def test_fourier_features_beyond_the_bound_are_refused(variant):
     assert feature_map.feature_bound == math.sqrt(2 / D)
     F = torch.full((2, D), feature_map.feature_bound, dtype=torch.float64)
     # At the bound itself cosines are ±1: an error of eps in them is one of sqrt(eps) in the angle, and back.
-    assert relative(feature_map.features(feature_map.preimage(F)), F) < rounding(map_condition(feature_map, points()) ** 2)
-    with pytest.raises(ValueError, match=r"features reach 1.5 times the bound of this map: scale them \(and the labels\)"):
+    assert relative(feature_map.features(feature_map.preimage(F)), F) < rounding(
+        map_condition(feature_map, points()) ** 2
+    )
+    with pytest.raises(
+        ValueError, match=r"features reach 1.5 times the bound of this map: scale them \(and the labels\)"
+    ):
         feature_map.preimage(1.5 * F)
 
 
@@ -198,10 +207,14 @@ def test_seed_decides_the_map(case):
 @pytest.mark.parametrize("case", EVERY)
 def test_wrong_inputs_are_refused(case):
     feature_map = case.make()
-    with pytest.raises(ValueError, match="must be float32 or float64, got torch.uint8: apply the transform first"):
+    with pytest.raises(
+        ValueError, match=r"must be float32 or float64, got torch\.uint8: apply the transform first"
+    ):
         feature_map.features(torch.ones(2, D, dtype=torch.uint8))
     for shape in ((2, D + 1), (2, 3, 4), (D,)):
-        with pytest.raises(ValueError, match=r"takes inputs of shape .*, got rows of shape .*: was it made for other data"):
+        with pytest.raises(
+            ValueError, match=r"takes inputs of shape .*, got rows of shape .*: was it made for other data"
+        ):
             feature_map.features(torch.ones(shape))
 
 
@@ -255,19 +268,45 @@ def test_aliases(alias, name):
         pytest.param(("fcnn", {"width": 3}), "the 'fcnn' map cannot be made with .*width", id="parameter"),
         pytest.param(("identity", {"widths": 3}), "the 'identity' map cannot be made", id="identity"),
         pytest.param(("fcnn", {"widths": ()}), "`widths` is empty", id="no-layers"),
-        pytest.param(("fcnn", {"widths": (3, 0)}), "`widths` must be an integer of at least 1, got 0", id="zero-width"),
-        pytest.param(("fcnn", {"slope": 0}), "`slope` must be finite and not zero", id="relu"),
-        pytest.param(("fourier", {"length_scale": 0}), "`length_scale` must be positive and finite", id="length"),
-        pytest.param(("fourier", {"length_scale": 1, "kernel": "gausian"}), "unknown kernel 'gausian'; did you mean 'gaussian'", id="kernel"),
-        pytest.param(("fourier", {"length_scale": 1, "variant": "pair"}), "unknown variant 'pair'; did you mean 'paired'", id="variant"),
-        pytest.param(("fourier", {"length_scale": 1, "kernel": "laplacian", "variant": "orthogonal"}), "need a rotation-invariant kernel", id="orthogonal"),
-        pytest.param(("fourier", {"length_scale": 1, "n_features": 7, "variant": "paired"}), "must be even, got 7", id="odd"),
+        pytest.param(
+            ("fcnn", {"widths": (3, 0)}), "`widths` must be an integer of at least 1, got 0", id="zero-width"
+        ),
+        pytest.param(("fcnn", {"slope": 0}), "`slope` must be finite and (not|above) zero", id="relu"),
+        pytest.param(
+            ("fourier", {"length_scale": 0}), "`length_scale` must be positive and finite", id="length"
+        ),
+        pytest.param(
+            ("fourier", {"length_scale": 1, "kernel": "gausian"}),
+            "unknown kernel 'gausian'; did you mean 'gaussian'",
+            id="kernel",
+        ),
+        pytest.param(
+            ("fourier", {"length_scale": 1, "variant": "pair"}),
+            "unknown variant 'pair'; did you mean 'paired'",
+            id="variant",
+        ),
+        pytest.param(
+            ("fourier", {"length_scale": 1, "kernel": "laplacian", "variant": "orthogonal"}),
+            "need a rotation-invariant kernel",
+            id="orthogonal",
+        ),
+        pytest.param(
+            ("fourier", {"length_scale": 1, "n_features": 7, "variant": "paired"}),
+            "must be even, got 7",
+            id="odd",
+        ),
         pytest.param(("fourier", {}), "`length_scale` is not set and there is no sample", id="no-sample"),
-        pytest.param((Identity((D,)), {"a": 1}), r"the feature map is already made: drop its parameters \['a'\]", id="made"),
-        pytest.param((Identity((D + 1,)), {}), r"takes \(13,\), the data have shape \(12,\)", id="other-shape"),
-        pytest.param(("conv", {}), r"images of shape \(c, h, w\), got inputs of shape \(12,\)", id="conv-vector"),
+        pytest.param(
+            (Identity((D,)), {"a": 1}),
+            r"the feature map is already made: drop its parameters \['a'\]",
+            id="made",
+        ),
+        pytest.param(
+            (Identity((D + 1,)), {}), r"takes \(13,\), the data have shape \(12,\)", id="other-shape"
+        ),
+        pytest.param(("conv", {}), r"takes images .*, got inputs of shape \(12,\)", id="conv-vector"),
     ],
-)  # fmt: skip
+)
 def test_maps_that_cannot_be_made_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_feature_map(arguments[0], (D,), params=arguments[1])
@@ -316,7 +355,9 @@ def test_linear_systems(shape, near):
         W = (U[:, : shape[2]] * s[: shape[2]]) @ Vh[: shape[2]]
     start = rng.normal(size=(3, shape[1])) if near else np.zeros((3, shape[1]))
     z = rng.normal(size=(3, shape[1])) @ W.T
-    found = LinearSystem(torch.from_numpy(W)).solve(torch.from_numpy(z), torch.from_numpy(start) if near else None)
+    found = LinearSystem(torch.from_numpy(W)).solve(
+        torch.from_numpy(z), torch.from_numpy(start) if near else None
+    )
     wanted = start + (z - start @ W.T) @ np.linalg.pinv(W.T, rcond=1e-12)
     assert relative(found.numpy() @ W.T, z) < rounding(condition(W))
     assert relative(found, wanted) < rounding(condition(W) ** 2)
@@ -400,7 +441,9 @@ def test_orthogonal_frequencies_are_frames_of_gaussian_lengths():
         unit = A[start : start + d] / np.linalg.norm(A[start : start + d], axis=1, keepdims=True)
         # Rounded to float32 after orthogonalisation.
         assert unit @ unit.T == pytest.approx(np.eye(d), abs=float(4 * np.finfo(np.float32).eps))
-    lengths = np.linalg.norm(RandomFourier((d,), 6000, length_scale=SCALE, variant="orthogonal")._frequencies, axis=1)
+    lengths = np.linalg.norm(
+        RandomFourier((d,), 6000, length_scale=SCALE, variant="orthogonal")._frequencies, axis=1
+    )
     assert scipy.stats.kstest(lengths * SCALE, "chi", args=(d,)).pvalue > 1e-3
 
 

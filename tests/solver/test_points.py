@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from kernel_distill import distill, load
 from kernel_distill.solver.points import STORAGE, cast_features, cast_points
 
-from ..cases import D, INVERTIBLE, K, WIDE, MapCase, fourier, one_hot, params_of, problem, relative, train
+from ..cases import INVERTIBLE, WIDE, D, K, MapCase, fourier, one_hot, params_of, problem, relative, train
 
 HOMOGENEOUS = [name for name, case in INVERTIBLE.items() if case.make().homogeneous]
 
@@ -34,7 +34,10 @@ def pixels(n=200, seed=0):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=20), st.sampled_from(["float64", "float32", "float16"]))
+@given(
+    st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=20),
+    st.sampled_from(["float64", "float32", "float16"]),
+)
 def test_floats_are_rounded_to_nearest(values, storage):
     x = torch.tensor([values], dtype=torch.float64)
     found = cast_points(x, storage)
@@ -55,7 +58,9 @@ def test_bytes_are_rounded_and_clipped_and_clipping_is_noted(values):
 
 def test_values_beyond_float16_are_refused():
     assert torch.isfinite(cast_points(torch.tensor([[65504.0, -65504.0]]), "float16")).all()
-    with pytest.raises(ValueError, match="values reach 1e\\+05, beyond float16: store float32, or set bounds='data'"):
+    with pytest.raises(
+        ValueError, match="values reach 1e\\+05, beyond float16: store float32, or set bounds='data'"
+    ):
         cast_points(torch.tensor([[-1e5]]), "float16")
 
 
@@ -65,7 +70,9 @@ def test_values_beyond_float32_are_refused():
 
 
 def test_features_are_not_bytes():
-    with pytest.raises(ValueError, match="features cannot be stored as uint8: use float64, float32 or float16"):
+    with pytest.raises(
+        ValueError, match="features cannot be stored as uint8: use float64, float32 or float16"
+    ):
         cast_features(torch.ones(2, 2), "uint8")
     with pytest.raises(ValueError, match="unknown storage type 'float8'; did you mean 'float"):
         cast_points(torch.ones(2, 2), "float8")
@@ -82,9 +89,16 @@ def test_stored_error_is_that_of_the_file(case, storage, tmp_path):
     X = case.inputs(X)
     options = {"bounds": "data"} if storage in ("float16", "uint8") else {}
     distill(
-        X, y, feature_map=case.name, feature_params=case.params, ridge=0.5, transform="standardize", storage=storage,
-        precision="exact", **options,
-    ).save(tmp_path / "set")  # fmt: skip
+        X,
+        y,
+        feature_map=case.name,
+        feature_params=case.params,
+        ridge=0.5,
+        transform="standardize",
+        storage=storage,
+        precision="exact",
+        **options,
+    ).save(tmp_path / "set")
     again = load(tmp_path / "set")
     assert again.x.dtype == STORAGE[storage]
     F = again.encoder(torch.from_numpy(X), torch.float64)
@@ -108,11 +122,15 @@ def test_stored_error_is_that_of_the_file(case, storage, tmp_path):
 @pytest.mark.parametrize("case", params_of(WIDE))
 def test_stored_error_of_feature_sets(case, storage, tmp_path):
     X, y = problem()
-    distill(X, y, feature_map=case.name, feature_params=case.params, ridge=0.5, storage=storage).save(tmp_path / "set")
+    distill(X, y, feature_map=case.name, feature_params=case.params, ridge=0.5, storage=storage).save(
+        tmp_path / "set"
+    )
     again = load(tmp_path / "set")
     assert (again.space, again.x.dtype) == ("features", STORAGE[storage])
     truth, _ = train(again.encoder(torch.from_numpy(X)), one_hot(y), 0.5)
-    assert again.certificate.stored_error == pytest.approx(relative(stored_model(again)[0], truth), rel=1e-3, abs=1e-9)
+    assert again.certificate.stored_error == pytest.approx(
+        relative(stored_model(again)[0], truth), rel=1e-3, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
@@ -156,9 +174,16 @@ def test_homogeneous_maps_stay_in_range(case, near, transform, per_class):
     X, y = problem()
     X = case.inputs(X)
     made = distill(
-        X, y, feature_map=case.name, feature_params=case.params, ridge=0.5, transform=transform, near=near,
-        bounds="data", per_class=per_class,
-    )  # fmt: skip
+        X,
+        y,
+        feature_map=case.name,
+        feature_params=case.params,
+        ridge=0.5,
+        transform=transform,
+        near=near,
+        bounds="data",
+        per_class=per_class,
+    )
     assert outside(made, X) == 0
     assert made.certificate.out_of_range == 0
     assert made.certificate.stored_error < 1e-8
@@ -170,8 +195,38 @@ def test_homogeneous_maps_stay_in_range(case, near, transform, per_class):
 def test_share_out_of_range_is_that_of_the_points(case, method, bounds):
     X, y = problem()
     made = distill(
-        X, y, feature_map=case.name, feature_params=case.params, ridge=0.5, method=method, bounds=bounds, transform="standardize"
+        X,
+        y,
+        feature_map=case.name,
+        feature_params=case.params,
+        ridge=0.5,
+        method=method,
+        bounds=bounds,
+        transform="standardize",
     )
+    assert made.certificate.out_of_range == pytest.approx(outside(made, X))
+
+
+@pytest.mark.parametrize("method", ["label-solve", "refine"])
+@pytest.mark.parametrize(
+    "case", params_of(INVERTIBLE, "identity", "fourier-gaussian") + params_of(WIDE, "fourier-wide")
+)
+def test_given_points_out_of_range_are_counted(case, method):
+    X, y = problem()
+    far = np.random.default_rng(0).normal(size=(2 * K, D)) * np.abs(X).max()
+    made = distill(
+        X,
+        y,
+        feature_map=case.name,
+        feature_params=case.params,
+        ridge=0.5,
+        method=method,
+        near=far,
+        per_class=2,
+        refine_steps=2,
+        progress=False,
+    )
+    assert outside(made, X) > 0.1
     assert made.certificate.out_of_range == pytest.approx(outside(made, X))
 
 
@@ -180,7 +235,13 @@ def test_share_out_of_range_is_that_of_the_points(case, method, bounds):
 def test_share_out_of_range_is_that_of_the_points_as_stored(case, storage):
     X, y = pixels()
     made = distill(
-        X, y, feature_map=case.name, feature_params=case.params, ridge=0.5, transform="standardize", storage=storage
+        X,
+        y,
+        feature_map=case.name,
+        feature_params=case.params,
+        ridge=0.5,
+        transform="standardize",
+        storage=storage,
     )
     assert made.certificate.out_of_range == pytest.approx(outside(made, X))
     if storage == "uint8":
@@ -207,7 +268,15 @@ def test_bounded_points_leave_the_range_less(case):
 def test_fourier_features_are_scaled_into_their_bound_and_labels_follow():
     """The published code recovers W in direction only: here its length comes back too."""
     X, y = problem()
-    made = distill(X, y, feature_map="fourier", feature_params={"length_scale": 5.0}, ridge=0.1, method="theorem", per_class=2)
+    made = distill(
+        X,
+        y,
+        feature_map="fourier",
+        feature_params={"length_scale": 5.0},
+        ridge=0.1,
+        method="theorem",
+        per_class=2,
+    )
     assert any("scaled by" in note and "labels follow" in note for note in made.certificate.notes)
     assert made.certificate.stored_error < 1e-9
     F = made.features()
@@ -227,13 +296,15 @@ def test_points_stay_near_their_reference():
     assert made.hard_labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-@pytest.mark.parametrize("case", [pytest.param(MapCase("identity", {}), id="identity"), pytest.param(fourier(), id="fourier")])
+@pytest.mark.parametrize(
+    "case", [pytest.param(MapCase("identity", {}), id="identity"), pytest.param(fourier(), id="fourier")]
+)
 def test_given_points_that_are_exact_already_stay(case):
     X, y = problem()
     options = {"feature_map": case.name, "feature_params": case.params, "ridge": 0.5}
     first = distill(X, y, near="data", **options)
     again = distill(X, y, near=first.x, **options)
-    # Found through squared singular values: to the root of rounding, times the condition of the set and map.
-    assert relative(again.x, first.x) < 1e-4
+    # Where the floor of the conditioning had lifted a direction, lifting raised the floor itself a little.
+    assert relative(again.x, first.x) < 0.01
     assert len(first) == K
     assert first.x.shape == (K, D)

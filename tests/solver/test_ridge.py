@@ -1,6 +1,7 @@
 """Ridge regression for every λ: four ways to solve it, λ chosen as brute force would, the fit of a full model."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from kernel_distill.solver.statistics import Statistics
 from kernel_distill.solver.targets import Targets
 from kernel_distill.solver.transforms import Identity
 
-from ..cases import D, EPS, K, condition, one_hot, problem, relative, rounding, train
+from ..cases import EPS, D, K, condition, one_hot, problem, relative, rounding, train
 
 GRID = [1e-8, 1e-4, 1e-2, 1.0, 30.0, 1e4]
 
@@ -48,8 +49,15 @@ class Case:
 
 
 CASES = [
-    pytest.param(Case(n, p, rank, intercept, weighted), id=name + "-intercept" * intercept + "-weights" * weighted)
-    for name, n, p, rank in [("n>p", 60, D, None), ("n=p", D, D, None), ("n<p", 7, D, None), ("deficient", 60, D, 5)]
+    pytest.param(
+        Case(n, p, rank, intercept, weighted), id=name + "-intercept" * intercept + "-weights" * weighted
+    )
+    for name, n, p, rank in [
+        ("n>p", 60, D, None),
+        ("n=p", D, D, None),
+        ("n<p", 7, D, None),
+        ("deficient", 60, D, 5),
+    ]
     for intercept in (False, True)
     for weighted in (False, True)
 ]
@@ -74,7 +82,7 @@ def paths(case):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("route", ["statistics", "rows"])
 def test_path_equals_direct_solutions(case, route):
-    """eigh or SVD path = augmented least squares = Cholesky of the normal equations = dual, for every λ."""
+    """eigh or SVD path = singular value filter = augmented least squares = Cholesky = dual, for every λ."""
     path = paths(case)[route]
     F, Y, w = case.data()
     root = np.sqrt(np.ones(case.n) if w is None else w)[:, None]
@@ -90,9 +98,18 @@ def test_path_equals_direct_solutions(case, route):
         assert relative(found, wanted) < limit
         assert bias.numpy() == pytest.approx(wanted_bias, abs=limit * max(1, np.linalg.norm(wanted)))
         if limit < 0.01:
-            normal = scipy.linalg.cho_solve(scipy.linalg.cho_factor(A.T @ A + ridge * np.eye(case.p)), A.T @ B)
+            normal = scipy.linalg.cho_solve(
+                scipy.linalg.cho_factor(A.T @ A + ridge * np.eye(case.p)), A.T @ B
+            )
             dual = A.T @ np.linalg.solve(A @ A.T + ridge * np.eye(case.n), B)
             assert relative(found, normal) < limit
+            # An augmented least-squares problem has the root of this condition, squared by its residual.
+            augmented = np.linalg.lstsq(
+                np.concatenate([A, ridge**0.5 * np.eye(case.p)]),
+                np.concatenate([B, np.zeros((case.p, K))]),
+                rcond=None,
+            )[0]
+            assert relative(found, augmented) < limit
             # The dual's own system has the condition of AAᵀ, at best that of the primal.
             assert relative(found, dual) < limit + rounding((largest + ridge) / ridge, size=60)
 
@@ -110,10 +127,16 @@ def test_zero_ridge_is_the_pseudo_inverse(case, route):
     # From G the condition is squared.
     kappa = condition(A) ** (2 if route == "statistics" else 1)
     assert relative(found, wanted) < rounding(kappa, size=60)
-    assert bias.numpy() == pytest.approx(wanted_bias, abs=rounding(kappa, size=60) * max(1, np.linalg.norm(wanted)))
+    assert bias.numpy() == pytest.approx(
+        wanted_bias, abs=rounding(kappa, size=60) * max(1, np.linalg.norm(wanted))
+    )
     missing = min(case.n - case.intercept, case.p) - rank
     assert path.notes == (
-        () if not missing else (f"features have rank {rank} of {rank + missing}: {missing} directions without data were left out",)
+        ()
+        if not missing
+        else (
+            f"features have rank {rank} of {rank + missing}: {missing} directions without data were left out",
+        )
     )
 
 
@@ -124,7 +147,9 @@ def test_directions_without_data_are_found_at_any_size(n, intercept):
     rng = np.random.default_rng(0)
     F = rng.normal(size=(n, 3)) @ rng.normal(size=(3, 8)) + (10.0 if intercept else 0.0)
     Y = rng.normal(size=(n, K))
-    path = RidgePath.from_statistics(Statistics(8, K).add(torch.from_numpy(F), torch.from_numpy(Y)), intercept=intercept)
+    path = RidgePath.from_statistics(
+        Statistics(8, K).add(torch.from_numpy(F), torch.from_numpy(Y)), intercept=intercept
+    )
     assert path.rank == 3
     wanted, _ = train(F, Y, intercept=intercept)
     # G holds squares, and with an intercept the mean's square beside the variance.
@@ -170,7 +195,9 @@ def test_path_parts_agree_with_their_names():
     values = np.sort(np.linalg.eigvalsh(A.T @ A))[::-1]
     assert path.values.numpy() == pytest.approx(values, rel=rounding(condition(A) ** 2, size=60))
     assert path.trace == pytest.approx(np.trace(A.T @ A), rel=rounding(size=60))
-    torch.testing.assert_close(path.vectors.T @ path.vectors, torch.eye(D, dtype=torch.float64), rtol=0, atol=rounding())
+    torch.testing.assert_close(
+        path.vectors.T @ path.vectors, torch.eye(D, dtype=torch.float64), rtol=0, atol=rounding()
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -180,7 +207,9 @@ def test_degrees_of_freedom_are_the_trace_of_the_hat_matrix(case, route):
     for ridge in (1e-2, 1.0, 30.0):
         hat = A @ np.linalg.solve(A.T @ A + ridge * np.eye(case.p), A.T)
         kappa = (np.linalg.norm(A, 2) ** 2 + ridge) / ridge
-        assert path.degrees_of_freedom(ridge) == pytest.approx(np.trace(hat) + case.intercept, rel=rounding(kappa, size=60))
+        assert path.degrees_of_freedom(ridge) == pytest.approx(
+            np.trace(hat) + case.intercept, rel=rounding(kappa, size=60)
+        )
 
 
 def test_scores_are_predictions_of_every_model():
@@ -222,7 +251,9 @@ def test_gcv_of_a_saturated_model_is_infinite():
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(Case(n, D, rank, intercept, weighted), id=name + "-intercept" * intercept + "-weights" * weighted)
+        pytest.param(
+            Case(n, D, rank, intercept, weighted), id=name + "-intercept" * intercept + "-weights" * weighted
+        )
         for name, n, rank in [("n>p", 25, None), ("n<p", 9, None), ("deficient", 25, 5)]
         for intercept in (False, True)
         for weighted in (False, True)
@@ -233,7 +264,9 @@ def test_leave_one_out_equals_refitting(case, route):
     path = paths(case)[route]
     F, Y, w = case.data()
     ridges = [1e-2, 1.0, 30.0]
-    found = path.leave_one_out(*tensors(F, Y, w)[:2], ridges, None if w is None else torch.from_numpy(w)).numpy()
+    found = path.leave_one_out(
+        *tensors(F, Y, w)[:2], ridges, None if w is None else torch.from_numpy(w)
+    ).numpy()
     A = case.centred()
     for ridge, predicted in zip(ridges, found, strict=True):
         kappa = (np.linalg.norm(A, 2) ** 2 + ridge) / ridge
@@ -270,7 +303,9 @@ def test_rows_of_weight_zero_are_absent(rule, intercept):
     w[[3, 8, 9]] = 0
     some = w > 0
     all_rows = RidgePath.from_statistics(Statistics(D, K).add(*tensors(F, Y, w)), intercept=intercept)
-    fewer = RidgePath.from_statistics(Statistics(D, K).add(*tensors(F[some], Y[some], None)), intercept=intercept)
+    fewer = RidgePath.from_statistics(
+        Statistics(D, K).add(*tensors(F[some], Y[some], None)), intercept=intercept
+    )
     if rule == "gcv":
         assert all_rows.gcv(GRID) == pytest.approx(fewer.gcv(GRID), rel=1e-9)
     else:
@@ -299,8 +334,11 @@ def test_grid_is_half_decades_and_follows_the_scale_of_the_data():
 
 @pytest.mark.parametrize(
     ("scale", "wanted"),
-    [pytest.param("absolute", 0.2, id="absolute"), pytest.param("trace", 0.2 * 60 / 20, id="trace"),
-     pytest.param("per-sample", 0.2 * 20, id="per-sample")],
+    [
+        pytest.param("absolute", 0.2, id="absolute"),
+        pytest.param("trace", 0.2 * 60 / 20, id="trace"),
+        pytest.param("per-sample", 0.2 * 20, id="per-sample"),
+    ],
 )
 def test_ridge_scales(scale, wanted):
     assert Ridge(0.2, scale).absolute(trace=60.0, n=20.0) == pytest.approx(wanted, rel=2 * EPS)
@@ -473,14 +511,20 @@ def test_result_depends_on_neither_source_nor_batches(kind, rule, batch_bytes, t
         source = as_source(torch.utils.data.DataLoader(data, batch_size=37))
     else:
         edges = [0, 1, 3, 3, 200, 201, n]
-        source = as_source([(X[a:b], y[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+        source = as_source([(X[a:b], y[a:b]) for a, b in itertools.pairwise(edges)])
     encoder = Encoder(Identity((D,)), IdentityMap((D,)))
-    full = fit_full_model(source, encoder, coding(), ridge=rule, seed=1, batch_bytes=batch_bytes, progress=False)
+    full = fit_full_model(
+        source, encoder, coding(), ridge=rule, seed=1, batch_bytes=batch_bytes, progress=False
+    )
     assert full.n_rows == n
     # Scores are counts of held-out rows, or sums: the same rows were held out.
-    assert [score for _, score in full.scores] == pytest.approx([score for _, score in whole.scores], rel=1e-9)
+    assert [score for _, score in full.scores] == pytest.approx(
+        [score for _, score in whole.scores], rel=1e-9
+    )
     assert full.ridge == pytest.approx(whole.ridge, rel=rounding(size=n))
-    assert relative(full.model.weights, train(X, one_hot(y), whole.ridge)[0]) < rounding(condition(X) ** 2, size=n)
+    assert relative(full.model.weights, train(X, one_hot(y), whole.ridge)[0]) < rounding(
+        condition(X) ** 2, size=n
+    )
     assert full.data_range == (X.min(), X.max())
     assert torch.equal(full.sample, whole.sample)
 
@@ -550,7 +594,9 @@ def test_order_of_rows_does_not_matter():
 
 
 @pytest.mark.parametrize("intercept", [False, True], ids=["plain", "intercept"])
-@pytest.mark.parametrize("ridge", ["gcv", 0.3, Ridge(0.1, "trace"), [0.1, 1.0]], ids=["gcv", "number", "trace", "list"])
+@pytest.mark.parametrize(
+    "ridge", ["gcv", 0.3, Ridge(0.1, "trace"), [0.1, 1.0]], ids=["gcv", "number", "trace", "list"]
+)
 def test_statistics_alone_give_the_same_model(ridge, intercept):
     X, y = problem()
     encoder = Encoder(Identity((D,)), IdentityMap((D,)))
@@ -560,14 +606,20 @@ def test_statistics_alone_give_the_same_model(ridge, intercept):
     assert relative(found.model.weights, wanted) < rounding(condition(X) ** 2)
     assert found.model.bias.numpy() == pytest.approx(bias, abs=rounding(condition(X) ** 2))
     if not isinstance(ridge, list):
-        assert found.ridge == pytest.approx(fit(X, y, ridge=ridge, intercept=intercept).ridge, rel=rounding(size=200))
+        assert found.ridge == pytest.approx(
+            fit(X, y, ridge=ridge, intercept=intercept).ridge, rel=rounding(size=200)
+        )
 
 
 def test_statistics_cannot_hold_rows_out():
     encoder = Encoder(Identity((D,)), IdentityMap((D,)))
-    statistics = Statistics(D, K, encoder, coding()).add(*(torch.ones(5, size, dtype=torch.float64) for size in (D, K)))
+    statistics = Statistics(D, K, encoder, coding()).add(
+        *(torch.ones(5, size, dtype=torch.float64) for size in (D, K))
+    )
     for rule in ("holdout", "loo"):
-        with pytest.raises(ValueError, match=rf"ridge='{rule}' needs the rows, which statistics do not hold: use 'gcv'"):
+        with pytest.raises(
+            ValueError, match=rf"ridge='{rule}' needs the rows, which statistics do not hold: use 'gcv'"
+        ):
             full_model_from_statistics(statistics, ridge=rule)
     with pytest.raises(ValueError, match="empty or do not know their encoder"):
         full_model_from_statistics(Statistics(D, K))

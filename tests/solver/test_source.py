@@ -1,5 +1,7 @@
 """Rows from anywhere come out as one stream of equal batches, whatever they came in as."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,7 @@ def test_pieces_of_any_size_become_equal_batches(sizes, rows, weighted):
     edges = np.cumsum([0, *sizes])
     pieces = [
         (X[a:b], y[a:b], w[a:b])[: 3 if weighted else 2]
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in itertools.pairwise(edges)
         if not weighted or b > a  # no weights at all are refused
     ]
     source = StreamSource(pieces)
@@ -97,7 +99,9 @@ def test_grey_images_gain_their_channel(make):
     assert next(source.batches(5)).X.shape == (5, 1, 4, 3)
 
 
-@pytest.mark.parametrize(("p", "d", "size", "rows"), [(1000, 10, 8000 * 100, 100), (10, 1000, 8000 * 100, 100), (10, 10, 1, 64)])
+@pytest.mark.parametrize(
+    ("p", "d", "size", "rows"), [(1000, 10, 8000 * 100, 100), (10, 1000, 8000 * 100, 100), (10, 10, 1, 64)]
+)
 def test_batches_hold_the_bytes_asked_for(p, d, size, rows):
     assert batch_rows(p, d, size) == rows
 
@@ -110,7 +114,9 @@ def test_a_generator_is_read_once_and_then_says_so():
     source = as_source((X[i : i + 7], y[i : i + 7]) for i in range(0, 50, 7))
     assert source.input_shape == (D,)
     assert np.array_equal(joined(source.batches(20))[0], X)
-    with pytest.raises(ValueError, match="can be read once, and another pass is needed: pass arrays or a DataLoader"):
+    with pytest.raises(
+        ValueError, match="can be read once, and another pass is needed: pass arrays or a DataLoader"
+    ):
         next(source.batches(20))
 
 
@@ -118,15 +124,33 @@ def test_a_generator_is_read_once_and_then_says_so():
     ("pieces", "message"),
     [
         pytest.param([], "the stream is empty: there are no rows", id="empty"),
-        pytest.param([np.zeros((3, 2))], r"must give \(X, y\) or \(X, y, weight\) pieces, got ndarray", id="no-labels"),
+        pytest.param(
+            [np.zeros((3, 2))], r"must give \(X, y\) or \(X, y, weight\) pieces, got ndarray", id="no-labels"
+        ),
         pytest.param([(np.zeros((3, 2)),)], r"must give \(X, y\)", id="one-item"),
-        pytest.param([(np.zeros((3, 2)), np.zeros(4))], r"a piece has X of shape \(3, 2\) and y of shape \(4,\)", id="lengths"),
+        pytest.param(
+            [(np.zeros((3, 2)), np.zeros(4))],
+            r"a piece has X of shape \(3, 2\) and y of shape \(4,\)",
+            id="lengths",
+        ),
         pytest.param([(np.zeros(3), np.zeros(3))], r"a piece has X of shape \(3,\)", id="no-columns"),
-        pytest.param([(np.zeros((3, 2)), np.zeros(3)), (np.zeros((3, 5)), np.zeros(3))], r"rows of shape \(5,\) after rows of \(2,\)", id="widths"),
-        pytest.param([(np.zeros((3, 2)), np.zeros(3), np.ones(3)), (np.zeros((3, 2)), np.zeros(3))], "some pieces of the stream have weights", id="weights"),
-        pytest.param([(np.zeros((3, 2)), np.zeros(3)), (np.full((3, 2), np.nan), np.zeros(3))], "`X` holds NaN in row 3 ", id="nan"),
+        pytest.param(
+            [(np.zeros((3, 2)), np.zeros(3)), (np.zeros((3, 5)), np.zeros(3))],
+            r"rows of shape \(5,\) after rows of \(2,\)",
+            id="widths",
+        ),
+        pytest.param(
+            [(np.zeros((3, 2)), np.zeros(3), np.ones(3)), (np.zeros((3, 2)), np.zeros(3))],
+            "some pieces of the stream have weights",
+            id="weights",
+        ),
+        pytest.param(
+            [(np.zeros((3, 2)), np.zeros(3)), (np.full((3, 2), np.nan), np.zeros(3))],
+            "`X` holds NaN in row 3 ",
+            id="nan",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_streams_are_refused(pieces, message):
     with pytest.raises(ValueError, match=message):
         list(StreamSource(pieces).batches(4))
@@ -138,19 +162,44 @@ def test_bad_streams_are_refused(pieces, message):
 @pytest.mark.parametrize(
     ("X", "y", "message"),
     [
-        pytest.param(np.empty((0, 3)), np.empty(0), "`X` is empty: there are no rows to distil", id="no-rows"),
-        pytest.param(np.empty((3, 0)), np.arange(3), r"`X` has no values: its shape is \(3, 0\)", id="no-columns"),
-        pytest.param(np.ones(3), np.arange(3), r"must have shape \(n, ...\), got \(3,\): reshape", id="vector"),
-        pytest.param(np.ones((3, 2)), np.arange(4), "`X` has 3 rows but `y` has 4: they must pair up", id="lengths"),
-        pytest.param(np.ones((3, 2), object), np.arange(3), "`X` is an object array: convert it to numbers", id="objects"),
-        pytest.param(np.ones((3, 2)), np.array([1, "a", None], object), "`y` is an object array", id="object-labels"),
-        pytest.param(np.ones((3, 2), complex), np.arange(3), "Complex data not supported: `X` is complex128", id="complex"),
-        pytest.param(torch.ones((3, 2), dtype=torch.complex128), np.arange(3), "Complex data not supported", id="complex-torch"),
+        pytest.param(
+            np.empty((0, 3)), np.empty(0), "`X` is empty: there are no rows to distil", id="no-rows"
+        ),
+        pytest.param(
+            np.empty((3, 0)), np.arange(3), r"`X` has no values: its shape is \(3, 0\)", id="no-columns"
+        ),
+        pytest.param(
+            np.ones(3), np.arange(3), r"must have shape \(n, ...\), got \(3,\): reshape", id="vector"
+        ),
+        pytest.param(
+            np.ones((3, 2)), np.arange(4), "`X` has 3 rows but `y` has 4: they must pair up", id="lengths"
+        ),
+        pytest.param(
+            np.ones((3, 2), object),
+            np.arange(3),
+            "`X` is an object array: convert it to numbers",
+            id="objects",
+        ),
+        pytest.param(
+            np.ones((3, 2)), np.array([1, "a", None], object), "`y` is an object array", id="object-labels"
+        ),
+        pytest.param(
+            np.ones((3, 2), complex),
+            np.arange(3),
+            "Complex data not supported: `X` is complex128",
+            id="complex",
+        ),
+        pytest.param(
+            torch.ones((3, 2), dtype=torch.complex128),
+            np.arange(3),
+            "Complex data not supported",
+            id="complex-torch",
+        ),
         pytest.param([[1.0, 2.0], [3.0]], [0, 1], "`X` is not a rectangular array", id="ragged"),
         pytest.param("data.csv", [0, 1], "`X` must be an array, got str", id="path"),
         pytest.param(np.array([["a", "b"]]), [0], "expected an array of numbers, got dtype <U1", id="text"),
     ],
-)  # fmt: skip
+)
 def test_bad_arrays_are_refused(X, y, message):
     with pytest.raises(ValueError, match=message):
         as_source(X, y)
@@ -162,7 +211,11 @@ def test_bad_arrays_are_refused(X, y, message):
         pytest.param((np.ones((3, 2)),), "`y` is missing: pass labels or values", id="no-labels"),
         pytest.param((torch.ones(3, 2),), "`y` is missing", id="no-labels-torch"),
         pytest.param((7,), "`y` is missing", id="not-iterable"),
-        pytest.param(([], None, np.ones(3)), "weights of a stream are the third item of its pieces", id="stream-weights"),
+        pytest.param(
+            ([], None, np.ones(3)),
+            "weights of a stream are the third item of its pieces",
+            id="stream-weights",
+        ),
     ],
 )
 def test_what_is_no_source_is_refused(arguments, message):
@@ -194,7 +247,9 @@ def test_rows_that_are_not_finite_are_named(value, row, dtype):
     X = X.astype(dtype)
     X[row, 5] = value
     kind = "NaN" if np.isnan(value) else "infinity"
-    with pytest.raises(ValueError, match=rf"`X` holds {kind} in row {row} \(1 bad rows seen so far\): remove or impute"):
+    with pytest.raises(
+        ValueError, match=rf"`X` holds {kind} in row {row} \(1 bad rows seen so far\): remove or impute"
+    ):
         list(ArraySource(X, y).batches(64))
 
 
@@ -247,7 +302,9 @@ def test_memory_map_slices_and_offsets(tmp_path):
 def test_awkward_arrays_keep_their_values(array):
     found = to_tensor(array)
     assert np.array_equal(found.double().numpy(), array.astype(np.float64))
-    assert np.array_equal(joined(ArraySource(array, np.arange(4)).batches(3))[0].astype(float), array.astype(float))
+    assert np.array_equal(
+        joined(ArraySource(array, np.arange(4)).batches(3))[0].astype(float), array.astype(float)
+    )
 
 
 def test_tensors_that_require_gradients_are_data():
@@ -267,9 +324,7 @@ def test_row_keys_depend_on_the_row_alone(start, count, seed):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    rows=st.integers(1, 90), size=st.integers(1, 30), groups=st.integers(1, 4), seed=st.integers(0, 1000)
-)
+@given(rows=st.integers(1, 90), size=st.integers(1, 30), groups=st.integers(1, 4), seed=st.integers(0, 1000))
 def test_reservoir_keeps_the_smallest_keys_of_each_group(rows, size, groups, seed):
     n = 80
     X = torch.arange(n, dtype=torch.float64)[:, None]

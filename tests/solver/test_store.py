@@ -18,7 +18,7 @@ from kernel_distill import DistilledSet, distill, kernels, load, nn_baselines
 from kernel_distill.solver import store
 from kernel_distill.solver.store import read_file, write_bytes, write_file
 
-from ..cases import D, INVERTIBLE, K, WIDE, params_of, problem
+from ..cases import INVERTIBLE, WIDE, D, K, params_of, problem
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
 
@@ -54,7 +54,10 @@ def test_header_and_tensors_come_back(tmp_path):
         "shared": TENSORS["a"],
         "empty": torch.empty(0, 3),
         "nan": torch.tensor([float("nan"), -0.0, float("inf")], dtype=torch.float64),
-        **{str(dtype): torch.tensor([1, 2, 200]).to(dtype) for dtype in (torch.uint8, torch.float16, torch.bool)},
+        **{
+            str(dtype): torch.tensor([1, 2, 200]).to(dtype)
+            for dtype in (torch.uint8, torch.float16, torch.bool)
+        },
     }
     header = {"text": "ü", "number": 0.1 + 0.2, "list": [1, None, {"a": True}]}
     write_file(tmp_path / "f", "test", header, tensors)
@@ -70,7 +73,9 @@ def test_header_and_tensors_come_back(tmp_path):
 def test_an_existing_path_needs_force(kind, tmp_path):
     path = tmp_path / "f"
     path.write_text("precious")
-    with pytest.raises(FileExistsError, match=r"f exists: choose another name, or force \(--force\) to replace it"):
+    with pytest.raises(
+        FileExistsError, match=r"f exists: choose another name, or force \(--force\) to replace it"
+    ):
         write_file(kind(path), "test", {}, TENSORS)
     assert path.read_text() == "precious"
     write_file(kind(path), "test", {}, TENSORS, force=True)
@@ -85,7 +90,7 @@ def test_folders_are_not_files(tmp_path):
         write_bytes(tmp_path / "missing" / "f", b"")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_file(tmp_path, "test")
-    with pytest.raises(FileNotFoundError, match="there is no file .*nothing"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing"):
         read_file(tmp_path / "nothing", "test")
 
 
@@ -179,7 +184,9 @@ def valid(tmp_path):
 def test_truncated_files_are_refused(size, tmp_path):
     data = valid(tmp_path)
     (tmp_path / "f").write_bytes(data[:size])
-    with pytest.raises(ValueError, match=r"f cannot be read as a safetensors file \(truncated or another format\)"):
+    with pytest.raises(
+        ValueError, match=r"f cannot be read as a safetensors file \(truncated or another format\)"
+    ):
         read_file(tmp_path / "f", "test")
 
 
@@ -222,16 +229,22 @@ def test_safetensors_of_others_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        pytest.param(lambda d: d.update(version=2), "has format version 2, this library reads version 1: use a matching", id="newer"),
+        pytest.param(
+            lambda d: d.update(version=2),
+            "has format version 2, this library reads version 1: use a matching",
+            id="newer",
+        ),
         pytest.param(lambda d: d.update(version="1"), "has format version 1", id="version-as-text"),
-        pytest.param(lambda d: d.update(kind="statistics"), "holds 'statistics' .* expected 'test'", id="other-kind"),
+        pytest.param(
+            lambda d: d.update(kind="statistics"), "holds 'statistics' .* expected 'test'", id="other-kind"
+        ),
         pytest.param(lambda d: d.update(format="other"), r"\(other\), expected 'test'", id="other-library"),
         pytest.param(lambda d: without(d, "version"), "not one of kernel-distill", id="no-version"),
         pytest.param(lambda d: [], "not one of kernel-distill", id="list"),
         pytest.param(lambda d: 3, "not one of kernel-distill", id="number"),
         pytest.param(lambda d: "text", "not one of kernel-distill", id="text"),
     ],
-)  # fmt: skip
+)
 def test_headers_that_do_not_fit_are_refused(edit, message, tmp_path):
     valid(tmp_path)
     rewrite(tmp_path / "f", edit)
@@ -265,7 +278,15 @@ def same(first, again):
         if a is not None:
             assert a.dtype == b.dtype
             assert a.numpy().tobytes() == b.numpy().tobytes()
-    for name in ("targets", "space", "distilled_ridge", "intercept", "certificate", "class_names", "provenance"):
+    for name in (
+        "targets",
+        "space",
+        "distilled_ridge",
+        "intercept",
+        "certificate",
+        "class_names",
+        "provenance",
+    ):
         assert getattr(again, name) == getattr(first, name)
     assert again.encoder.digest() == first.encoder.digest()
     assert torch.equal(again.model.weights, first.model.weights)
@@ -279,13 +300,22 @@ def test_sets_of_every_map_come_back_bit_for_bit(case, transform, tmp_path):
     X, y = problem()
     X = case.inputs(X)
     first = distill(
-        X, y, feature_map=case.name, feature_params=case.params, transform=transform, ridge=0.1, per_class=2, seed=5
+        X,
+        y,
+        feature_map=case.name,
+        feature_params=case.params,
+        transform=transform,
+        ridge=0.1,
+        per_class=2,
+        seed=5,
     )
     first.save(tmp_path / "set.safetensors")
     again = load(tmp_path / "set.safetensors")
     same(first, again)
     for kind in (np.float64, np.float32):
-        assert np.array_equal(again.decision_function(X.astype(kind)), first.decision_function(X.astype(kind)))
+        assert np.array_equal(
+            again.decision_function(X.astype(kind)), first.decision_function(X.astype(kind))
+        )
 
 
 @pytest.mark.parametrize("options", [pytest.param(SETS[name], id=name) for name in SETS])
@@ -327,21 +357,53 @@ def test_text_labels_come_back(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        pytest.param(lambda d: without(d, "certificate"), "not a consistent distilled set", id="no-certificate"),
+        pytest.param(
+            lambda d: without(d, "certificate"), "not a consistent distilled set", id="no-certificate"
+        ),
         pytest.param(lambda d: d.update(extra=1), "not a consistent distilled set", id="unknown-field"),
         pytest.param(lambda d: d.update(space="elsewhere"), "not a consistent distilled set", id="space"),
-        pytest.param(lambda d: d.update(space="features"), r"inconsistent: points \(4, 12\) .* rows of \(9,\)", id="other-space"),
-        pytest.param(lambda d: d.update(encoder={}), "encoder|transform|inconsistent|consistent", id="no-encoder"),
-        pytest.param(lambda d: d.update(targets={}), "targets|classes|inconsistent|consistent", id="no-targets"),
-        pytest.param(lambda d: d["targets"].update(n_outputs=7), "is inconsistent: points .* 7 outputs", id="outputs"),
-        pytest.param(lambda d: d["encoder"]["feature_map"].update(name="fcn"), "unknown feature map 'fcn'; did you mean 'fcnn'", id="unknown-map"),
-        pytest.param(lambda d: d["encoder"]["transform"].update(name="stand"), "unknown transform 'stand'", id="unknown-transform"),
-        pytest.param(lambda d: d["encoder"]["feature_map"]["parameters"].update(input_shape=[7]), "inconsistent|shape|cannot be made again", id="map-shape"),
-        pytest.param(lambda d: d["encoder"]["feature_map"]["parameters"].update(wrong=1), "wrong|consistent|parameters", id="map-parameter"),
-        pytest.param(lambda d: d["encoder"].update(fingerprint=[0.0] * 18), "cannot be made again here: .* differ", id="fingerprint"),
+        pytest.param(
+            lambda d: d.update(space="features"),
+            r"inconsistent: points \(4, 12\) .* rows of \(9,\)",
+            id="other-space",
+        ),
+        pytest.param(
+            lambda d: d.update(encoder={}), "encoder|transform|inconsistent|consistent", id="no-encoder"
+        ),
+        pytest.param(
+            lambda d: d.update(targets={}), "targets|classes|inconsistent|consistent", id="no-targets"
+        ),
+        pytest.param(
+            lambda d: d["targets"].update(n_outputs=7), "is inconsistent: points .* 7 outputs", id="outputs"
+        ),
+        pytest.param(
+            lambda d: d["encoder"]["feature_map"].update(name="fcn"),
+            "unknown feature map 'fcn'; did you mean 'fcnn'",
+            id="unknown-map",
+        ),
+        pytest.param(
+            lambda d: d["encoder"]["transform"].update(name="stand"),
+            "unknown transform 'stand'",
+            id="unknown-transform",
+        ),
+        pytest.param(
+            lambda d: d["encoder"]["feature_map"]["parameters"].update(input_shape=[7]),
+            "inconsistent|shape|cannot be made again",
+            id="map-shape",
+        ),
+        pytest.param(
+            lambda d: d["encoder"]["feature_map"]["parameters"].update(wrong=1),
+            "wrong|consistent|parameters",
+            id="map-parameter",
+        ),
+        pytest.param(
+            lambda d: d["encoder"].update(fingerprint=[0.0] * 18),
+            "cannot be made again here: .* differ",
+            id="fingerprint",
+        ),
         pytest.param(lambda d: d["encoder"].update(precision="low"), "precision|consistent", id="precision"),
     ],
-)  # fmt: skip
+)
 def test_sets_whose_header_does_not_fit_are_refused(edit, message, tmp_path):
     small_set(feature_map="fcnn", feature_params={"widths": 9}).save(tmp_path / "set")
     rewrite(tmp_path / "set", edit)
@@ -362,7 +424,9 @@ def test_sets_without_their_points_are_refused(name, tmp_path):
 @pytest.mark.parametrize("case", params_of(INVERTIBLE, "fcnn-1", "fourier-gaussian", "conv-1", "coupling"))
 def test_a_map_of_another_seed_is_refused_by_its_fingerprint(case, tmp_path):
     X, y = problem()
-    distill(case.inputs(X), y, feature_map=case.name, feature_params=case.params, ridge=0.1).save(tmp_path / "set")
+    distill(case.inputs(X), y, feature_map=case.name, feature_params=case.params, ridge=0.1).save(
+        tmp_path / "set"
+    )
     rewrite(tmp_path / "set", lambda d: d["encoder"]["feature_map"]["parameters"].update(seed=1))
     with pytest.raises(ValueError, match=rf"the '{case.name}' map of the file cannot be made again here"):
         load(tmp_path / "set")
@@ -372,8 +436,12 @@ def test_a_changed_transform_is_refused(tmp_path):
     small_set(transform="standardize").save(tmp_path / "set")
     header, tensors = read_file(tmp_path / "set", "distilled-set")
     for damaged in (torch.full((D,), float("nan"), dtype=torch.float64), torch.zeros(3, dtype=torch.float64)):
-        write_file(tmp_path / "set", "distilled-set", header, {**tensors, "transform.mean": damaged}, force=True)
-        with pytest.raises(ValueError, match="'mean' of a stored 'standardize' transform must be finite float64"):
+        write_file(
+            tmp_path / "set", "distilled-set", header, {**tensors, "transform.mean": damaged}, force=True
+        )
+        with pytest.raises(
+            ValueError, match="'mean' of a stored 'standardize' transform must be finite float64"
+        ):
             load(tmp_path / "set")
 
 
