@@ -54,7 +54,7 @@ def best_rank(W: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     Returns
     -------
     W_r : Tensor, shape (p, k)
-        W itself, but for directions that are rounding (`model_rank`), where its rank does not exceed `rank`.
+        W itself where its rank (`model_rank`) does not exceed `rank`.
     Q : Tensor, shape (p, r)
     lost : float
         ``||W_r - W||_F / ||W||_F``, the root of the tail of squared singular values (Eckart and Young).
@@ -63,7 +63,7 @@ def best_rank(W: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     full = model_rank(S)
     kept = min(rank, full)
     lost = float(S[kept:].norm() / S.norm()) if rank < full else 0.0
-    if kept < len(S):
+    if lost:
         W = U[:, :kept] @ (S[:kept, None] * Vh[:kept])
     return W, U[:, :kept], lost
 
