@@ -22,7 +22,7 @@ from .closed_form import (
 from .distilled_set import DistilledSet, Space
 from .encoder import Encoder
 from .fit import FullModel
-from .points import STORAGE, cast_features, cast_points, points_from_features
+from .points import STORAGE, cast_features, cast_points, points_from_features, scale_into_bound
 from .reference import nominal_classes, reference_points
 from .refine import refine_points
 from .set_factor import SetFactor, storage_tolerance
@@ -196,9 +196,8 @@ def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> _M
     if space == "features":
         x = cast_features(F, options.storage)
         return _Made(x, x.double(), goal, full.ridge, Status.EXACT, exact, labels=Y)
-    encoder, scale = full.model.encoder, 1.0
-    if (bound := encoder.feature_map.feature_bound) is not None:
-        scale = min(1.0, 0.98 * bound / float(F.abs().max()))
+    encoder = full.model.encoder
+    scale = scale_into_bound(F, encoder.feature_map.feature_bound)
     z = encoder.feature_map.preimage(F * scale)
     x = cast_points(encoder.transform.inverse(z) if space == "input" else z, options.storage)
     notes = (

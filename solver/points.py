@@ -28,7 +28,6 @@ STORAGE = {
     "uint8": torch.uint8,
 }
 BOUNDS = ("free", "data")
-# Scaled features keep this share of the bound of the map, away from the edge where arccos loses digits.
 _BOUND_SHARE = 0.98
 _PROJECTIONS = 30
 
@@ -102,10 +101,18 @@ def cast_features(F: Tensor, storage: str) -> Tensor:
     return cast_points(F, storage)
 
 
+def scale_into_bound(F: Tensor, bound: float | None) -> float:
+    """Factor that brings features into the bound of a map; 1 where they are inside already.
+
+    Scaled ones are kept off the edge itself, where an arccos loses half its digits.
+    """
+    largest = float(F.abs().max())
+    return 1.0 if bound is None or largest <= bound else _BOUND_SHARE * bound / largest
+
+
 def _preimage(F: Tensor, encoder: Encoder, reference: Tensor | None) -> tuple[Tensor, float]:
-    scale, bound = 1.0, encoder.feature_map.feature_bound
-    if bound is not None and (largest := float(F.abs().max())) > _BOUND_SHARE * bound:
-        scale = _BOUND_SHARE * bound / largest
+    """Preimage of the features, scaled into the bound of the map where they leave it."""
+    scale = scale_into_bound(F, encoder.feature_map.feature_bound)
     return encoder.feature_map.preimage(F * scale, near=reference), scale
 
 

@@ -1,6 +1,7 @@
 r"""Invertible networks of random affine coupling layers: nonlinear, surjective, inverted exactly.
 
-Each layer splits its inputs at random into two halves and changes one by a function of the other,
+Each layer splits its inputs at random into two halves and changes one by a function of the other (the next
+layer then the other by the one),
 
 .. math:: y_1 = x_1, \qquad y_2 = x_2 \odot e^{s(x_1)} + t(x_1),
 
@@ -80,8 +81,11 @@ class Coupling(FeatureMap):
     def _layer(self, index: int) -> tuple[Tensor, ...]:
         """Kept places, changed places, hidden weights and output weights of one layer."""
         d = self.n_inputs
-        order = torch.argsort(uniform(self.seed, f"coupling.{index}.split", d), stable=True)
+        # Layers go in pairs that change both halves of one split, so that no input stays as it is.
+        order = torch.argsort(uniform(self.seed, f"coupling.{index // 2}.split", d), stable=True)
         kept, changed = order[: d // 2].sort().values, order[d // 2 :].sort().values
+        if index % 2:
+            kept, changed = changed, kept
         # He initialisation, so that hidden units, and with them s / a and t / shift, are of size one.
         hidden = normal(self.seed, f"coupling.{index}.hidden", (self.width, len(kept)))
         out = normal(self.seed, f"coupling.{index}.out", (2 * len(changed), self.width))

@@ -6,7 +6,6 @@ weights, and whoever loads it brings the same module.
 
 import copy
 import hashlib
-import math
 from typing import Any, ClassVar, Self
 
 import torch
@@ -31,13 +30,14 @@ class ModuleFeatures(FeatureMap):
     Raises
     ------
     ValueError
-        If the module cannot be run on such inputs, in float32 or in float64 (statistics and solves need the
-        latter), if its output is not a floating tensor with one row per input, or if two runs differ.
+        If the module does not run on such inputs in float32 and in float64 (solves need the latter), if its
+        output is not a tensor of the inputs' dtype with one row per input, if two runs differ, or if a row's
+        output depends on the other rows.
 
     Notes
     -----
-    Rows are features of their own input only where the module does not mix rows; batch normalisation does not
-    in evaluation mode.
+    Construction runs the module on two rows. Features cost one forward pass; a copy of the weights is kept
+    per dtype and device used.
     """
 
     name: ClassVar[str] = "module"
@@ -45,26 +45,18 @@ class ModuleFeatures(FeatureMap):
     def __init__(
         self, module: torch.nn.Module, input_shape: tuple[int, ...], *, batch_size: int = 256
     ) -> None:
-        if not isinstance(module, torch.nn.Module):
-            raise ValueError(f"`module` must be a torch.nn.Module, got {type(module).__name__}")
         self.batch_size = check_count(batch_size, "batch_size")
-        self._class = _qualified_name(module)
-        self._n_parameters = sum(parameter.numel() for parameter in module.parameters())
-        self._digest = _digest(module)
+        self._identity = _identify(module)
         self._module = copy.deepcopy(module).eval().requires_grad_(False)
         self._copies: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
         super().__init__(input_shape, 1)
         self.n_features = self._probe()
+        # The probe made a copy in each precision; most uses need one of them.
+        self._copies.clear()
 
     def parameters(self) -> dict[str, Any]:
         """Shape, batch size, and what tells the module: class, number of parameters, digest of the state."""
-        return {
-            **super().parameters(),
-            "batch_size": self.batch_size,
-            "module": self._class,
-            "n_parameters": self._n_parameters,
-            "sha256": self._digest,
-        }
+        return {**super().parameters(), "batch_size": self.batch_size, **self._identity}
 
     @classmethod
     def restore(
@@ -75,34 +67,30 @@ class ModuleFeatures(FeatureMap):
         Raises
         ------
         ValueError
-            If no module is given, or one whose class, size or weights differ from what was saved.
+            If no module is given, or one whose weights differ from what was saved.
         """
         if tensors:
             raise ValueError(f"a 'module' map stores no arrays, found {sorted(tensors)}")
-        wanted = f"{parameters['module']} with {parameters['n_parameters']} parameters"
         if module is None:
             raise ValueError(
-                f"the features come from a module ({wanted}), whose code is not stored: pass the same module,"
-                " kd.load(path, module=net)"
+                f"the features come from a module ({_describe(parameters)}), whose code is not stored: pass the"
+                " same module, kd.load(path, module=net)"
             )
-        made = cls(module, tuple(parameters["input_shape"]), batch_size=parameters["batch_size"])
-        given = made.parameters()
-        if given["sha256"] != parameters["sha256"]:
-            found = f"{given['module']} with {given['n_parameters']} parameters"
-            what = (
-                "the same class and size with other weights" if found == wanted else f"{found}, not {wanted}"
-            )
+        found = _identify(module)
+        # Of the class nothing is asked: it may have moved, and the loader compares features anyway.
+        if found["sha256"] != parameters["sha256"]:
             raise ValueError(
-                f"the module is not the one the set was made with: it is {what} (sha256"
-                f" {given['sha256'][:12]}, saved {parameters['sha256'][:12]})"
+                "the module is not the one the set was made with: its weights differ. Given"
+                f" {_describe(found)}, saved {_describe(parameters)}"
             )
-        return made
+        return cls(module, tuple(parameters["input_shape"]), batch_size=parameters["batch_size"])
 
     def _features(self, X: Tensor) -> Tensor:
         module = self._copy(X.dtype, X.device)
         if X.shape[0] == 0:
             return X.new_zeros(0, self.n_features)
-        return torch.cat([_run(module, rows) for rows in X.split(self.batch_size)])
+        # Cloned, because a module may begin with an operation in place.
+        return torch.cat([_rows(module(rows.clone()), rows) for rows in X.split(self.batch_size)])
 
     def _copy(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         key = (dtype, device)
@@ -111,31 +99,36 @@ class ModuleFeatures(FeatureMap):
         return self._copies[key]
 
     def _probe(self) -> int:
-        """Run the module on two rows, twice in both precisions; return the number of features."""
-        rows = normal(0, "module.probe", (2, *self.input_shape))
-        first = rows
+        """Run the module on two rows, and one alone, in both precisions; return the number of features."""
+        n_features = 0
         for dtype in (torch.float32, torch.float64):
-            module = self._copy(dtype, rows.device)
+            pair = normal(0, "module.probe", (2, *self.input_shape)).to(dtype)
+            module, runs = self._copy(dtype, pair.device), (pair, pair, pair[:1])
             try:
                 with torch.no_grad():
-                    first, second = (_run(module, rows.to(dtype)) for _ in range(2))
-            except ValueError:
-                raise
+                    outputs = [module(rows.clone()) for rows in runs]
             except Exception as error:
                 raise ValueError(
-                    f"the module {self._class} does not run on {str(dtype).removeprefix('torch.')} inputs of"
-                    f" shape {tuple(rows.shape)}: {error}"
+                    f"the module {self._identity['module']} does not run on {dtype} inputs of shape"
+                    f" {tuple(pair.shape)}: {error}"
                 ) from error
+            first, second, alone = (_rows(out, rows) for out, rows in zip(outputs, runs, strict=True))
             if not torch.equal(first, second):
                 raise ValueError(
-                    f"the module {self._class} gave two outputs for the same input in evaluation mode: a"
-                    " feature map must be deterministic (take random layers out)"
+                    f"the module {self._identity['module']} gave two outputs for one input in evaluation mode:"
+                    " a feature map must be deterministic (take random layers out)"
                 )
-        return first.shape[1]
+            if not torch.allclose(first[:1], alone, rtol=0, atol=1e-3 * float(first.abs().max())):
+                raise ValueError(
+                    f"the module {self._identity['module']} gave another output for a row when it was alone:"
+                    " a feature map must treat every row by itself (no statistics over the batch)"
+                )
+            n_features = first.shape[1]
+        return n_features
 
 
-def _run(module: torch.nn.Module, X: Tensor) -> Tensor:
-    out = module(X)
+def _rows(out: Any, X: Tensor) -> Tensor:
+    """Output of a module for inputs X, flattened to one row per input."""
     if not isinstance(out, Tensor):
         raise ValueError(f"the module must return a tensor, got {type(out).__name__}: wrap it to return one")
     if out.ndim == 0 or out.shape[0] != X.shape[0] or out.numel() == 0:
@@ -144,18 +137,28 @@ def _run(module: torch.nn.Module, X: Tensor) -> Tensor:
         )
     if out.dtype != X.dtype:
         raise ValueError(f"the module returned {out.dtype} for {X.dtype} inputs: keep casts out of it")
-    return out.reshape(X.shape[0], math.prod(out.shape[1:]))
+    return out.flatten(1) if out.ndim > 1 else out[:, None]
 
 
-def _qualified_name(module: torch.nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
-
-
-def _digest(module: torch.nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of the state dict, in order of name."""
+def _identify(module: torch.nn.Module) -> dict[str, Any]:
+    """Class, number of parameters, and sha256 over names, types, shapes and bytes of the state."""
+    if not isinstance(module, torch.nn.Module):
+        raise ValueError(f"`module` must be a torch.nn.Module, got {type(module).__name__}")
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    for name, values in sorted(module.state_dict().items()):
+        # Extra state that is no tensor has no bytes of its own.
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().contiguous()
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)};".encode())
+            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return {
+        "module": f"{type(module).__module__}.{type(module).__qualname__}",
+        "n_parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _describe(identity: dict[str, Any]) -> str:
+    return (
+        f"{identity['module']} with {identity['n_parameters']} parameters, sha256 {identity['sha256'][:12]}"
+    )
