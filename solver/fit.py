@@ -13,7 +13,7 @@ from .moments import GramData, RowData
 from .progress import track
 from .ridge import RidgePath
 from .ridge_choice import Rows, best_ridge, parse_ridge, score_ridges
-from .source import Batch, Reservoir, Source, batch_rows, row_keys
+from .source import ArraySource, Batch, Reservoir, Source, batch_rows, row_keys
 from .statistics import Statistics
 from .targets import Targets
 
@@ -103,7 +103,7 @@ def fit_full_model(
     rows = batch_rows(p, feature_map.n_inputs, *([] if batch_bytes is None else [batch_bytes]))
     total = math.ceil(source.n_rows / rows) if source.n_rows else None
     dual = source.n_rows is not None and source.n_rows < p
-    collect = _Collector(targets, seed, candidates_per_class)
+    collect = _Collector(targets, source, seed, candidates_per_class)
     statistics = None if dual else Statistics(p, targets.n_outputs, encoder, targets)
     kept: list[Rows] = []
     held: list[Rows] = []
@@ -212,9 +212,12 @@ def _is_rounding(W: Tensor, path: RidgePath) -> bool:
 class _Collector:
     """What else the pass keeps: targets, a sample of raw rows, rows of each class, the range of the data."""
 
-    def __init__(self, targets: Targets, seed: int, per_class: int) -> None:
+    def __init__(self, targets: Targets, source: Source, seed: int, per_class: int) -> None:
         groups = targets.n_outputs if targets.is_classes else 1
-        self._targets, self._sample = targets, Reservoir(seed, "sample", _SAMPLE)
+        self._targets, self._seed = targets, seed
+        # Arrays give the same sample by themselves; a stream must be caught in passing.
+        self._array = source if isinstance(source, ArraySource) else None
+        self._sample = Reservoir(seed, "sample", _SAMPLE)
         self.candidates = Reservoir(seed, "near", per_class, groups)
         self._per_class = per_class
         self.data_range = (math.inf, -math.inf)
@@ -227,7 +230,8 @@ class _Collector:
         if not torch.isfinite(Y.sum()):
             row = batch.start + int((~torch.isfinite(Y)).any(dim=1).nonzero()[0])
             raise ValueError(f"`y` holds NaN or infinity in row {row}: remove those rows first")
-        self._sample.offer(batch)
+        if self._array is None:
+            self._sample.offer(batch)
         if self._per_class:
             self.candidates.offer(batch, Y.argmax(dim=1) if self._targets.is_classes else None)
         low, high = (0, 255) if batch.X.dtype == torch.uint8 else map(float, batch.X.aminmax())
@@ -236,6 +240,8 @@ class _Collector:
 
     def sample(self) -> Tensor:
         """A few raw rows."""
+        if self._array is not None:
+            return self._array.sample(self._seed, "sample", _SAMPLE)
         rows = self._sample.rows()
         assert rows is not None
         return rows

@@ -65,6 +65,7 @@ class Statistics:
         p, k = self.n_features, self.n_outputs
         self._gram: Tensor | None = None  # p x p: made when the first rows come
         self._mirrored = True
+        self._buffer: Tensor | None = None
         self.cross = torch.zeros(p, k, dtype=torch.float64)
         self.feature_sum = torch.zeros(p, dtype=torch.float64)
         self.target_sum = torch.zeros(k, dtype=torch.float64)
@@ -113,7 +114,7 @@ class Statistics:
             weight = check_weights(weight, len(F), some=False)
         check_finite(F, "features", self.count)
         check_finite(Y, "y", self.count)
-        F, Y = F.double(), Y.double()
+        F, Y = self._doubled(F), Y.double()
         WY = Y if weight is None else Y * weight[:, None]
         self.cross.addmm_(F.T, WY)
         self.feature_sum += F.sum(dim=0) if weight is None else weight @ F
@@ -124,6 +125,14 @@ class Statistics:
         gram_add_(self._upper(), F if weight is None else F * weight.sqrt()[:, None])
         self._mirrored = False
         return self
+
+    def _doubled(self, F: Tensor) -> Tensor:
+        """F in float64, in a buffer that is used again: fresh pages cost as much as the conversion."""
+        if F.dtype == torch.float64:
+            return F
+        if self._buffer is None or len(self._buffer) < len(F):
+            self._buffer = torch.empty(F.shape, dtype=torch.float64)
+        return self._buffer[: len(F)].copy_(F)
 
     def __add__(self, other: "Statistics") -> "Statistics":
         """Statistics of the union of two disjoint shards."""
@@ -157,7 +166,7 @@ class Statistics:
         result = dataclasses.replace(
             self, weight=self.weight + sign * other.weight, count=self.count + sign * other.count
         )
-        result._gram = self.gram + sign * other.gram
+        result._gram = torch.add(self.gram, other.gram, alpha=sign)
         for name in _SUMS[1:]:
             setattr(result, name, getattr(self, name) + sign * getattr(other, name))
         return result

@@ -36,8 +36,12 @@ def train(F, Y, ridge=0.0, weight=None, *, intercept=False):
     if intercept:
         mean_F, mean_Y = w @ F / w.sum(), w @ Y / w.sum()
     root = np.sqrt(w)[:, None]
-    U, s, Vh = np.linalg.svd(root * (F - mean_F), full_matrices=False)
+    C = F - mean_F
+    if intercept:
+        C = C - w @ C / w.sum()  # once more, for the rounding of a mean that is large beside the spread
+    U, s, Vh = np.linalg.svd(root * C, full_matrices=False)
     kept = s > (0 if ridge else s[0] * max(F.shape) * EPS)
+    kept[len(F) - intercept :] = False  # n rows about their mean span n - 1 directions
     filtered = s[kept] / (s[kept] ** 2 + ridge)
     W = Vh[kept].T @ (filtered[:, None] * (U[:, kept].T @ (root * (Y - mean_Y))))
     return W, mean_Y - mean_F @ W

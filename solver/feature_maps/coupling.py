@@ -46,8 +46,9 @@ class Coupling(FeatureMap):
 
     Notes
     -----
-    Ridge regression on 20,000 MNIST digits, p = d = 784: 92.5 % of the test set (85.9 % without the map); the
-    Jacobian's condition number at a digit is 2e2, and 1e4 with `shift` = 2, which is no more accurate.
+    Ridge regression on 20,000 MNIST digits, p = d = 784: 92.8 and 92.4 % of the test set for seeds 0 and 1
+    (85.9 % without the map). The Jacobian's condition number at a digit is 3e2; with ``shift=2`` it is 1e4,
+    for 91.9 %; two layers have 4e1, for 92.7 %.
     """
 
     name: ClassVar[str] = "coupling"

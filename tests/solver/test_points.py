@@ -8,7 +8,20 @@ from hypothesis import given, settings, strategies as st
 from kernel_distill import distill, load
 from kernel_distill.solver.points import STORAGE, cast_features, cast_points
 
-from ..cases import INVERTIBLE, WIDE, D, K, MapCase, fourier, one_hot, params_of, problem, relative, train
+from ..cases import (
+    INVERTIBLE,
+    WIDE,
+    D,
+    K,
+    MapCase,
+    fourier,
+    one_hot,
+    params_of,
+    problem,
+    relative,
+    rounding,
+    train,
+)
 
 HOMOGENEOUS = [name for name, case in INVERTIBLE.items() if case.make().homogeneous]
 
@@ -282,6 +295,22 @@ def test_fourier_features_are_scaled_into_their_bound_and_labels_follow():
     F = made.features()
     assert float(F.abs().max()) <= made.encoder.feature_map.feature_bound
     assert float(F.abs().max()) > 0.9 * made.encoder.feature_map.feature_bound
+
+
+@pytest.mark.parametrize(
+    "case", params_of(INVERTIBLE, "fourier-laplacian", "fourier-cauchy", "fourier-orthogonal")
+)
+def test_what_a_map_does_not_see_is_the_reference(case):
+    """With fewer features than inputs the preimage is a plane: its point nearest to the reference is taken."""
+    X, y = problem()
+    near = np.random.default_rng(0).normal(size=(K, D))
+    made = distill(X, y, feature_map=case.name, feature_params=case.params, ridge=0.5, near=near)
+    A = made.encoder.feature_map._frequencies.numpy()
+    blind = np.linalg.svd(A)[2][len(A) :]
+    assert blind.shape == (D - len(A), D)
+    # A small difference of points whose size is that of phases over the weakest frequency.
+    scale = np.abs(made.x.numpy()).max() * np.linalg.cond(A)
+    assert np.abs((made.x.numpy() - near) @ blind.T).max() < rounding(scale)
 
 
 def test_points_stay_near_their_reference():

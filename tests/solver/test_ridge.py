@@ -178,7 +178,7 @@ def test_constant_column_beside_an_intercept_gets_no_weight(route, offset):
     assert np.abs(found[5].numpy()).max() < limit
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4, 1e8])
 def test_rows_about_their_mean_never_have_full_rank(offset):
     """n < p rows with an intercept span n - 1 directions, however far from zero they lie."""
     rng = np.random.default_rng(0)
@@ -423,16 +423,16 @@ def test_full_model_is_ridge_regression_on_all_rows(n, ridge, weighted, intercep
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weights"])
 @pytest.mark.parametrize("intercept", [False, True], ids=["plain", "intercept"])
-@pytest.mark.parametrize("n", [600, 30], ids=["primal", "dual"])
+@pytest.mark.parametrize("n", [600, 38], ids=["primal", "dual"])
 def test_holdout_scores_are_accuracies_on_rows_left_out(n, intercept, weighted):
     """Models of the other rows, judged on 5 % of the rows; the largest of the best λ is taken."""
     feature_map = make_feature_map("fourier", (D,), params={"length_scale": 5.0, "n_features": 40})
     X, y = problem(n, seed=3)
     weight = weights_for(n) if weighted else None
-    aside = held_out(n, 4)
-    full = fit(X, y, weight, ridge="holdout", feature_map=feature_map, intercept=intercept, seed=4)
+    seed = next(seed for seed in range(10_000) if held_out(n, seed).sum() >= 6)
+    aside = held_out(n, seed)
+    full = fit(X, y, weight, ridge="holdout", feature_map=feature_map, intercept=intercept, seed=seed)
     F, w = feature_map.features(torch.from_numpy(X)).numpy(), np.ones(n) if weight is None else weight
-    assert aside.any()
     assert full.ridge_rule == "holdout"
     for ridge, score in full.scores:
         W, b = train(F[~aside], one_hot(y)[~aside], ridge, w[~aside], intercept=intercept)
