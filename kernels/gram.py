@@ -36,7 +36,7 @@ def gram_add_(gram: Tensor, features: Tensor) -> Tensor:
 
     Notes
     -----
-    n p² multiplications (half of a general product), no memory beyond the arguments.
+    n p²/2 multiplications (half of a general product), no memory beyond the arguments.
     """
     p = gram.shape[0]
     if gram.shape != (p, p) or features.ndim != 2 or features.shape[1] != p:

@@ -1,8 +1,8 @@
 r"""Counter-based random numbers: item ``i`` of a stream is a pure function of ``(seed, stream, i)``.
 
 Philox-4x64-10 (Salmon et al., SC'11) turns the counter :math:`\lfloor i/4 \rfloor` under the key
-``(seed, stream)`` into four 64-bit words, of which item ``i`` is word ``i mod 4``. So any slice of a stream
-can be made alone, in any order, by any number of workers, and is the same numbers.
+``(seed, stream)`` into four 64-bit words (NumPy counts from one), of which item ``i`` is word ``i mod 4``. So any
+slice of a stream can be made alone, in any order, by any number of workers, and is the same numbers.
 
 Uniforms are :math:`(\lfloor w / 2^{12} \rfloor + 1/2)\,2^{-52} \in (0, 1)` (a bit more, and the largest would
 round to 1); normals are

@@ -243,6 +243,9 @@ def centred(statistics: Statistics, intercept: bool) -> tuple[Tensor, Tensor, tu
     phi, y = statistics.feature_sum / statistics.weight, statistics.target_sum / statistics.weight
     G = statistics.gram - torch.outer(statistics.feature_sum, phi)
     B = statistics.cross - torch.outer(statistics.feature_sum, y)
+    if statistics.targets is not None and statistics.targets.is_classes:
+        # Class targets sum to a constant, which centring removes: exactly zero, not its rounding.
+        B = B - B.mean(dim=1, keepdim=True)
     return G, B, (phi, y), statistics.target_square - statistics.target_sum * y
 
 

@@ -45,8 +45,12 @@ class SetFactor:
         self, F: Tensor, ridge: float = 0.0, *, intercept: bool = False, tolerance: float = 1e-9
     ) -> None:
         self.mean = F.mean(dim=0) if intercept else torch.zeros(F.shape[1], dtype=F.dtype)
-        U, S, Vh = torch.linalg.svd(F - self.mean, full_matrices=False)
-        self.rank = int((S[0] * tolerance < S).sum()) if len(S) else 0
+        C = F - self.mean
+        if intercept:  # once more: the mean of large features is only as good as their last digit
+            rest = C.mean(dim=0)
+            C, self.mean = C - rest, self.mean + rest
+        U, S, Vh = torch.linalg.svd(C, full_matrices=False)
+        self.rank = min(int((S[0] * tolerance < S).sum()), len(F) - intercept) if len(S) else 0
         self._U, self._S, self._Vh = U[:, : self.rank], S[: self.rank], Vh[: self.rank]
         self._ridge, self._intercept = ridge, intercept
         self.condition = float(self._S[0] / self._S[-1]) if self.rank else 1.0

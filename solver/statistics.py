@@ -103,7 +103,7 @@ class Statistics:
 
         Notes
         -----
-        b p² multiplications: half a general product (see `kernels.gram`).
+        b p²/2 multiplications: half a general product (see `kernels.gram`).
         """
         if F.shape != (Y.shape[0], self.n_features) or Y.shape[1:] != (self.n_outputs,):
             raise ValueError(

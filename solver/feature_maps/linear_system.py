@@ -1,8 +1,8 @@
 r"""Solve :math:`x W^\top = z` row by row for a fixed matrix, factored once.
 
 The solution nearest to a given :math:`x_0` is :math:`x_0 + (z - x_0 W^\top)(W^\top)^{+}`. A square W is
-solved by LU, a wide one (more inputs than outputs) by the QR of :math:`W^\top`, a tall or rank-deficient one
-by least squares; one step of refinement follows, because the random square matrices of this field have
+solved by LU, a wide one (more inputs than outputs) by the QR of :math:`W^\top`, a tall one by
+least squares; one step of refinement follows, because the random square matrices of this field have
 condition numbers of 10² to 10⁵ and the answer is fed through W again. (A pseudo-inverse formed explicitly
 loses those digits for good.)
 """
