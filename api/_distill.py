@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .solver._check import check_count, check_name
+from .solver._check import check_count, check_name, check_non_negative
 from .solver.data import Data
 from .solver.distillation import LABELS, METHODS, SPACES, PointOptions, distill_full_model
 from .solver.distilled_set import DistilledSet
@@ -164,6 +164,8 @@ def distill(
     """
     _check_names(method, labels, space, bounds, storage, near, ridge, batch_bytes)
     check_plain(provenance)
+    check_count(per_class, "per_class")
+    check_non_negative(distilled_ridge, "distilled_ridge")
     X, y, task, n_classes, class_names, origin = _unpack(X, y, task, n_classes, class_names)
     encoder, source, coding = _prepare(
         X,
@@ -356,6 +358,8 @@ def _check_names(
         check_name(near, NEAR, "reference points (near)")
     if isinstance(ridge, str):
         check_name(ridge, RULES, "ridge rule")
+    elif isinstance(ridge, (int, float)):
+        check_non_negative(ridge, "ridge")
     if batch_bytes is not None:
         check_count(batch_bytes, "batch_bytes")
 

@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -48,11 +47,6 @@ def median_seconds(*calls, repeats=3):
             call()
             seconds.append(time.perf_counter() - started)
     return [statistics.median(seconds) for seconds in times]
-
-
-def peak_mib():
-    """Peak resident memory of this process, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def in_new_process(code, *arguments):
