@@ -6,6 +6,7 @@
     python bench/closed_form.py stream                             # memory and throughput of 2,000,000 rows
     python bench/closed_form.py shards                             # merging and unlearning
     python bench/closed_form.py patches                            # the wide map for images, in feature space
+    python bench/closed_form.py storage                            # float64, float32, float16, uint8
     python bench/closed_form.py import                             # what the import costs
     python bench/closed_form.py process mnist fcnn                 # one whole process: load, distil, score, save
     python bench/closed_form.py all
@@ -57,6 +58,35 @@ def accuracy(*names, seeds=4, per_class=(1, 10, 50)):
                         ridge=ds.certificate.ridge,
                         seconds=round(seconds, 3),
                     )
+
+
+def storage(rows=20_000):
+    """What narrower storage costs: error of the weights and test accuracy, labels solved after rounding."""
+    data = kd.load_data(DATA / SOURCES["mnist"])
+    for feature_map in ("identity", "fcnn"):
+        for per_class, near in ((1, "noise"), (10, "noise"), (50, "data")):
+            for kind in ("float64", "float32", "float16", "uint8"):
+                ds = kd.distill(
+                    data.x_train[:rows],
+                    data.y_train[:rows],
+                    feature_map=feature_map,
+                    per_class=per_class,
+                    near=near,
+                    storage=kind,
+                    progress=False,
+                )
+                row = kd.evaluate(ds, (data.x_test, data.y_test)).rows[0]
+                emit(
+                    "storage",
+                    feature_map=feature_map,
+                    points=len(ds),
+                    near=near,
+                    storage=kind,
+                    full_accuracy=row.full_score,
+                    accuracy=row.score,
+                    stored_error=ds.certificate.stored_error,
+                    nbytes=ds.nbytes,
+                )
 
 
 def floor(repeats=3):
@@ -246,6 +276,7 @@ CLAIMS = {
     "path": path,
     "floor": floor,
     "patches": patches,
+    "storage": storage,
     "accuracy": accuracy,
 }
 OTHER = {"process": process}
