@@ -35,7 +35,7 @@ from .ridge import RidgePath, singular_rank
 
 # The component of the set inside col(W) is kept at least this share of its own root mean square, which
 # bounds the condition number that one unlucky direction would otherwise decide.
-_CONDITION_FLOOR = 0.01
+_CONDITION_FLOOR = 0.25
 _ROUNDING = 1e-10
 
 
@@ -172,9 +172,10 @@ def nearest_features(
     Q = U[:, :rank]
     outside = G - (G @ Q) @ Q.T
     if labels is None:
-        left = _least_directions(outside, G @ Q, rank)
-        shift = _raise_floor(left.T @ (G @ Q)) - left.T @ (G @ Q)
-        inside = G @ Q + left @ shift
+        inside = G @ Q
+        left, exact = _least_directions(outside, inside, rank)
+        if not exact:
+            inside = inside + left @ (_raise_floor(left.T @ inside) - left.T @ inside)
     else:
         wanted = labels if basis is None else basis.T @ labels
         inside = (wanted @ Vh[:rank].T) / S[:rank]
@@ -202,20 +203,20 @@ def _centred_basis(m: int) -> Tensor:
     return basis / basis.norm(dim=0)
 
 
-def _least_directions(outside: Tensor, inside: Tensor, rank: int) -> Tensor:
+def _least_directions(outside: Tensor, inside: Tensor, rank: int) -> tuple[Tensor, bool]:
     """The `rank` orthonormal combinations (m, rank) of the points that lie least outside col(Q).
 
     More points than features leave many combinations that lie inside exactly; among those, the ones with the
-    largest part inside are taken, so that a set which is exact already stays where it is.
+    largest part inside are taken, and the set is exact already and can stay where it is (second value).
     """
     if rank == 0:
-        return outside.new_zeros(len(outside), 0)
+        return outside.new_zeros(len(outside), 0), True
     values, vectors = torch.linalg.eigh(outside @ outside.T)  # ascending
     free = int((values <= values[-1] * len(values) * 1e-14).sum())
     if free <= rank:
-        return vectors[:, :rank]
+        return vectors[:, :rank], False
     null = vectors[:, :free]
-    return null @ torch.linalg.svd(null.T @ inside, full_matrices=False)[0][:, :rank]
+    return null @ torch.linalg.svd(null.T @ inside, full_matrices=False)[0][:, :rank], True
 
 
 def _raise_floor(C: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def _towards_box(
     transform, low, high = encoder.transform, *data_range
     best: tuple[float, Tensor] | None = None
     z, _ = _preimage(F, encoder, reference)
-    limit = max(1e-9, 10 * lost(encoder.feature_map.features(z)))
+    limit = 10 * max(lost(encoder.feature_map.features(z)), 1e-14)
     for _ in range(_PROJECTIONS):
         raw = transform.inverse(z)
         clipped = raw.clamp(low, high)
