@@ -32,7 +32,26 @@ _PUBLIC = {
 _MODULES = ("feature_maps", "transforms")
 
 __version__ = "0.1.0"
-__all__ = [*_PUBLIC, "__version__"]
+__all__ = [
+    "Certificate",
+    "Data",
+    "DistilledSet",
+    "KernelDistiller",
+    "KernelDistillerRegressor",
+    "Ridge",
+    "RidgeModel",
+    "Statistics",
+    "Status",
+    "__version__",
+    "collect_statistics",
+    "distill",
+    "distill_statistics",
+    "evaluate",
+    "feature_maps",
+    "load",
+    "load_data",
+    "transforms",
+]
 
 if TYPE_CHECKING:
     from ._distill import collect_statistics, distill, distill_statistics, load

@@ -99,7 +99,7 @@ def certificate_table(certificate: Certificate) -> Table:
         ("max |x|", c.max_abs_x, "largest absolute value in x"),
         (
             "out of range",
-            _tables.percent(c.out_of_range),
+            "not known" if c.out_of_range is None else _tables.percent(c.out_of_range),
             "values of x outside the range of the training data",
         ),
         ("rows", c.n_rows, "of training data behind the full model"),

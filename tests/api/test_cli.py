@@ -240,6 +240,25 @@ def test_inspect_as_json(file):
     assert found["provenance"] == ds.provenance
 
 
+def test_inspect_of_a_set_in_feature_space(tmp_path):
+    """Features have no range of raw values to be compared with."""
+    path = tmp_path / "wide.safetensors"
+    wide = (
+        "distill",
+        "digits",
+        path,
+        "--feature-map",
+        "fourier",
+        "--param",
+        "n_features=128",
+        "--ridge",
+        "1.0",
+    )
+    assert "not known" in succeed(*wide)
+    assert "not known" in succeed("inspect", path)
+    assert json.loads(succeed("inspect", path, "--json"))["certificate"]["out_of_range"] is None
+
+
 def test_inspect_shows_sets_that_need_their_network(tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 5)), np.arange(40) % 2
