@@ -78,7 +78,7 @@ def description_tables(description: Mapping[str, Any]) -> list[Table]:
     return [
         _tables.table(("", ""), rows, title="distilled set"),
         certificate_table(
-            Certificate.model_validate({k: _number(certificate, k) for k in Certificate.model_fields})
+            Certificate.model_validate({name: certificate[name] for name in Certificate.model_fields})
         ),
         _tables.table(("", ""), _flat(provenance), title="provenance"),
     ]
@@ -137,9 +137,3 @@ def _nested(document: Any, *keys: str) -> Any:
     for key in keys:
         document = document.get(key) if isinstance(document, Mapping) else None
     return document
-
-
-def _number(certificate: Mapping[str, Any], key: str) -> Any:
-    """Read a certificate's field back, in which null stands for a number that is not finite."""
-    value = certificate[key]
-    return float("nan") if value is None else value

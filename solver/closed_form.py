@@ -36,6 +36,8 @@ from .ridge import RidgePath, singular_rank
 # The component of the set inside col(W) is kept at least this share of its own root mean square, which
 # bounds the condition number that one unlucky direction would otherwise decide.
 _CONDITION_FLOOR = 0.25
+# Points that span col(Q) already, within this ratio of singular values, are left where they are.
+_SPANNING = 1e-3
 _ROUNDING = 1e-10
 
 
@@ -216,7 +218,9 @@ def _least_directions(outside: Tensor, inside: Tensor, rank: int) -> tuple[Tenso
     if free <= rank:
         return vectors[:, :rank], False
     null = vectors[:, :free]
-    return null @ torch.linalg.svd(null.T @ inside, full_matrices=False)[0][:, :rank], True
+    U, S, _ = torch.linalg.svd(null.T @ inside, full_matrices=False)
+    # Points that happen to lack a direction (a pixel that is dark in all of them) do not span col(Q) after all.
+    return null @ U[:, :rank], bool(S[rank - 1] > _SPANNING * S[0])
 
 
 def _raise_floor(C: Tensor) -> Tensor:
