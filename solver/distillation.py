@@ -84,10 +84,11 @@ def distill_full_model(
     else:
         y = made.labels
     y = y.to(torch.float64 if options.storage == "float64" else torch.float32)
+    trained = factor.weights(y.double())
     certificate = certify(
         full,
         factor,
-        factor.weights(y.double()),
+        trained,
         made.exact,
         status=made.status,
         distilled_ridge=made.ridge,
@@ -104,7 +105,7 @@ def distill_full_model(
         distilled_ridge=made.ridge,
         intercept=full.intercept,
         certificate=certificate,
-        labels=_classes(full, options, made, factor.weights(y.double())),
+        labels=_classes(full, options, made, trained),
         class_names=class_names,
         provenance=dict(provenance or {}),
         full_model=full.model,

@@ -139,7 +139,10 @@ def test_random_baseline_is_ridge_on_real_rows(data, intercept):
     for label in range(10):
         members = np.flatnonzero(data.y_train == label)
         rows += members[np.argsort(keys[members])[:2]].tolist()
-    encode = lambda X: ds.encoder(torch.from_numpy(X), torch.float64).numpy()  # noqa: E731
+
+    def encode(X):
+        return ds.encoder(torch.from_numpy(X), torch.float64).numpy()
+
     F, Y = encode(data.x_train[rows]), np.eye(10)[data.y_train[rows]]
     ridge = 1e-6 * (F**2).sum() / 20
     phi, mean = (F.mean(axis=0), Y.mean(axis=0)) if intercept else (np.zeros(64), np.zeros(10))

@@ -99,7 +99,7 @@ class _FullDisk(io.BytesIO):
 
     def __init__(self, path):
         super().__init__()
-        self._file = open(path, "xb")  # noqa: SIM115
+        self._file = open(path, "xb")  # noqa: SIM115 - closed by __exit__, as a real file is
 
     def write(self, payload):
         self._file.write(payload[: len(payload) // 2])
