@@ -7,7 +7,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/kernel-distill demo
 
+# Twice where GPU kernels are concerned: interpreted first, then everything as it runs on this machine.
 test: .venv/ready
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels
 	$(BIN)/pytest
 
 lint: .venv/ready
@@ -22,6 +24,7 @@ types: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python bench/closed_form.py all
+	$(BIN)/python bench/kernels.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'kernel-distill needs Python 3.11 or newer; set PYTHON=')"

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..kernels import gram_add_, mirror_upper_
+from ..kernels import mirror_upper_, statistics_add_
 from ._check import check_finite
 from .encoder import Encoder
 from .source import check_weights
@@ -103,7 +103,7 @@ class Statistics:
 
         Notes
         -----
-        b p²/2 multiplications: half a general product (see `kernels.gram`).
+        b p²/2 multiplications: half a general product (see `kernels.statistics`).
         """
         if F.shape != (Y.shape[0], self.n_features) or Y.shape[1:] != (self.n_outputs,):
             raise ValueError(
@@ -116,13 +116,12 @@ class Statistics:
         check_finite(Y, "y", self.count)
         F, Y = self._doubled(F), Y.double()
         WY = Y if weight is None else Y * weight[:, None]
-        self.cross.addmm_(F.T, WY)
         self.feature_sum += F.sum(dim=0) if weight is None else weight @ F
         self.target_sum += WY.sum(dim=0)
         self.target_square += (WY * Y).sum(dim=0)
         self.weight += float(len(F) if weight is None else weight.sum())
         self.count += len(F) if weight is None else int((weight > 0).sum())
-        gram_add_(self._upper(), F if weight is None else F * weight.sqrt()[:, None])
+        statistics_add_(self._upper(), self.cross, F, Y, weight)
         self._mirrored = False
         return self
 

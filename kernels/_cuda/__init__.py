@@ -1,0 +1,1 @@
+"""CUDA C++ implementations, compiled by NVRTC through CuPy on first use."""

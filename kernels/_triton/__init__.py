@@ -1,0 +1,1 @@
+"""Triton implementations, one file an operation. Imported only when one is chosen."""
