@@ -14,10 +14,14 @@ from .kernel_logsumexp import kernel_logsumexp
 from .kernel_matmul import kernel_matmul, kernel_row_sums
 from .kernel_matrix import kernel_matrix, squared_distances
 from .leverage import lewis_weights, ridge_leverage_scores
+from .loss_sampling import row_losses, sample_by_loss
 from .radial import Cauchy, Gaussian, Laplacian, Matern, MixtureOfGaussians, RationalQuadratic
 from .random import normal, random_bits, uniform
+from .sample import Sample
+from .sampling import weighted_sample
 from .sensitivity import kernel_density_sensitivity, lightweight_sensitivity, rbf_sensitivity
 from .statistics import gram_add_, mirror_upper_, statistics_add_
+from .weighted_sampler import WeightedSampler
 
 __all__ = [
     "Cauchy",
@@ -26,6 +30,8 @@ __all__ = [
     "Matern",
     "MixtureOfGaussians",
     "RationalQuadratic",
+    "Sample",
+    "WeightedSampler",
     "arc_cosine_kernel",
     "conv_arc_cosine_kernel",
     "explain",
@@ -47,8 +53,11 @@ __all__ = [
     "random_bits",
     "rbf_sensitivity",
     "ridge_leverage_scores",
+    "row_losses",
+    "sample_by_loss",
     "squared_distances",
     "statistics_add_",
     "uniform",
     "use_backend",
+    "weighted_sample",
 ]

@@ -80,7 +80,7 @@ def check_positive(value: float | Tensor, name: str) -> float:
     if isinstance(value, Tensor):
         if value.ndim:
             raise ValueError(f"`{name}` must be a number or a 0-d tensor, got shape {tuple(value.shape)}")
-        if value.device.type != "cpu" or _is_wrapped(value):
+        if value.device.type != "cpu" or is_wrapped(value):
             return math.nan
         value = value.detach()
     if not 0 < float(value) < math.inf:
@@ -88,6 +88,6 @@ def check_positive(value: float | Tensor, name: str) -> float:
     return float(value)
 
 
-def _is_wrapped(value: Tensor) -> bool:
+def is_wrapped(value: Tensor) -> bool:
     """Whether a function transform holds the tensor: its value cannot be read then."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]

@@ -41,11 +41,12 @@ class _Manhattan(Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        return _SignPull.apply(*ctx.saved_tensors, grad)
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return _SignPull.apply(*ctx.saved_tensors, *grad_outputs)
 
     @staticmethod
-    def jvp(ctx: Any, tx: Any, ty: Any) -> Any:
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        tx, ty = grad_inputs
         x, y = ctx.saved_tensors
         return _SignPush.apply(x, y, _or_zeros(tx, x), _or_zeros(ty, y))
 
@@ -70,11 +71,12 @@ class _SignPull(Function):
         ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
-    def backward(ctx: Any, of_x: Any, of_y: Any) -> Any:
-        return None, None, _SignPush.apply(*ctx.saved_tensors, of_x, of_y)
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return None, None, _SignPush.apply(*ctx.saved_tensors, *grad_outputs)
 
     @staticmethod
-    def jvp(ctx: Any, tx: Any, ty: Any, tg: Any) -> Any:
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        *_, tg = grad_inputs
         x, y = ctx.saved_tensors
         if tg is None:
             return torch.zeros_like(x), torch.zeros_like(y)
@@ -99,11 +101,12 @@ class _SignPush(Function):
         ctx.save_for_forward(*inputs[:2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
-        return None, None, *_SignPull.apply(*ctx.saved_tensors, grad)
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return None, None, *_SignPull.apply(*ctx.saved_tensors, *grad_outputs)
 
     @staticmethod
-    def jvp(ctx: Any, tx: Any, ty: Any, ta: Any, tb: Any) -> Any:
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        *_, ta, tb = grad_inputs
         x, y = ctx.saved_tensors
         return _SignPush.apply(x, y, _or_zeros(ta, x), _or_zeros(tb, y))
 

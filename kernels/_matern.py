@@ -42,14 +42,14 @@ class _Matern(Function):
         ctx.save_for_forward(t)
 
     @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (t,) = ctx.saved_tensors
-        return grad * _matern_derivative(t, ctx.order), None
+        return grad_outputs[0] * _matern_derivative(t, ctx.order), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Any, _: Any) -> Any:
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
         (t,) = ctx.saved_tensors
-        return tangent * _matern_derivative(t, ctx.order)
+        return grad_inputs[0] * _matern_derivative(t, ctx.order)
 
 
 class _LogMatern(Function):
@@ -62,14 +62,14 @@ class _LogMatern(Function):
         return torch.log(_polynomial(t, root, order)) - root
 
     @staticmethod
-    def backward(ctx: Any, grad: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (t,) = ctx.saved_tensors
-        return grad * _log_matern_derivative(t, ctx.order), None
+        return grad_outputs[0] * _log_matern_derivative(t, ctx.order), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Any, _: Any) -> Any:
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
         (t,) = ctx.saved_tensors
-        return tangent * _log_matern_derivative(t, ctx.order)
+        return grad_inputs[0] * _log_matern_derivative(t, ctx.order)
 
 
 def _polynomial(t: Tensor, root: Tensor, order: int) -> Tensor:

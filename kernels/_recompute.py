@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils._pytree import tree_map
 
 
 def recomputed(fast: Callable[..., Tensor], definition: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -44,29 +45,29 @@ class _Recomputed(Function):
         ctx.save_for_forward(*inputs[2:])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
-        found = pull_back(ctx.definition, ctx.saved_tensors, wanted, grads[0])
+        found = pull_back(ctx.definition, ctx.saved_tensors, wanted, grad_outputs[0])
         result: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for i, grad in zip(wanted, found, strict=True):
             result[i + 2] = grad
         return tuple(result)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        moved = [i for i, tangent in enumerate(tangents[2:]) if tangent is not None]
-        return push_forward(ctx.definition, ctx.saved_tensors, moved, [tangents[i + 2] for i in moved])
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        moved = [i for i, tangent in enumerate(grad_inputs[2:]) if tangent is not None]
+        return push_forward(ctx.definition, ctx.saved_tensors, moved, [grad_inputs[i + 2] for i in moved])
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, fast: Any, definition: Any, *tensors: Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        _, definition, *tensors = args
         batched = torch.vmap(definition, in_dims=in_dims[2:])
         return recomputed(batched, batched, *tensors), 0
 
 
 def pull_back(function: Callable[..., Any], primals: Any, wanted: list[int], cotangents: Any) -> Any:
     """Cotangents of the inputs numbered `wanted`."""
-    _, pull = torch.func.vjp(_in_some(function, primals, wanted), *[primals[i] for i in wanted])
-    return pull(cotangents)
+    return _vjp(function, primals, wanted)[1](cotangents)
 
 
 def push_forward(function: Callable[..., Any], primals: Any, moved: list[int], tangents: Any) -> Any:
@@ -74,11 +75,15 @@ def push_forward(function: Callable[..., Any], primals: Any, moved: list[int], t
 
     Transposes the transpose: forward mode cannot be nested inside ``torch.autograd.forward_ad``, reverse can.
     """
-    outputs, pull = torch.func.vjp(_in_some(function, primals, moved), *[primals[i] for i in moved])
-    zeros = torch.utils._pytree.tree_map(torch.zeros_like, outputs)
-    _, push = torch.func.vjp(pull, zeros)
-    (result,) = push(tuple(tangents))
+    outputs, pull = _vjp(function, primals, moved)
+    zeros = tree_map(torch.zeros_like, outputs)
+    (result,) = _vjp(pull, [zeros], [0])[1](tuple(tangents))
     return result
+
+
+def _vjp(function: Callable[..., Any], primals: Any, wanted: list[int]) -> Any:
+    """Outputs, and the function that pulls cotangents back to the inputs numbered `wanted`."""
+    return torch.func.vjp(_in_some(function, primals, wanted), *[primals[i] for i in wanted])
 
 
 def _in_some(function: Callable[..., Any], values: Any, which: list[int]) -> Callable[..., Any]:

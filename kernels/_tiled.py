@@ -66,11 +66,11 @@ def sum_over_tiles(
     tuple of Tensor
     """
     tensors = [*rows, *columns, *shared]
-    kinds: tuple[Kind, ...] = ("row",) * len(rows) + ("column",) * len(columns) + ("shared",) * len(shared)
+    kinds: list[Kind] = [*["row"] * len(rows), *["column"] * len(columns), *["shared"] * len(shared)]  # type: ignore[list-item]
     budget = memory_budget or DEFAULT_BUDGET.get(tensors[0].device.type, DEFAULT_BUDGET["cpu"])
     plan = _Plan(
         function,
-        kinds,
+        tuple(kinds),
         (0,) * len(kinds),
         tuple(outputs),
         (0,) * len(outputs),
@@ -160,7 +160,7 @@ class _Sum(Function):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> Any:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         plan, k = ctx.plan, len(ctx.plan.kinds)
         wanted = [i for i in range(k) if ctx.needs_input_grad[i + 1]]
 
@@ -171,7 +171,7 @@ class _Sum(Function):
         found = _Sum.apply(
             _derived(plan, pulled, plan.outputs, plan.output_dims, wanted),
             *ctx.saved_tensors,
-            *cotangents,
+            *grad_outputs,
         )
         grads: list[Any] = [None] * (k + 1)
         for i, grad in zip(wanted, found, strict=True):  # type: ignore[arg-type]
@@ -179,9 +179,9 @@ class _Sum(Function):
         return tuple(grads)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
         plan, k = ctx.plan, len(ctx.plan.kinds)
-        moved = [i for i in range(k) if tangents[i + 1] is not None]
+        moved = [i for i in range(k) if grad_inputs[i + 1] is not None]
 
         def pushed(*values: Tensor, offset: int) -> tuple[Tensor, ...]:
             tile = functools.partial(plan.function, offset=offset)
@@ -200,11 +200,12 @@ class _Sum(Function):
                 output_dims=plan.output_dims,
             ),
             *ctx.saved_tensors,
-            *[tangents[i + 1] for i in moved],
+            *[grad_inputs[i + 1] for i in moved],
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, plan: _Plan, *tensors: Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        plan, *tensors = args
         where = in_dims[1:]
         front = [t if dim is None else t.movedim(dim, 0) for t, dim in zip(tensors, where, strict=True)]
         batched = [None if dim is None else 0 for dim in where]

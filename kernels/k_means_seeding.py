@@ -20,7 +20,6 @@ Distances are those of `k_center`: accurate relative to themselves, and zero for
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -28,9 +27,9 @@ from torch import Tensor
 
 from ._check import as_rows
 from ._dispatch import choose, implement
-from .k_center import near_exact_distances, near_mean, side_within, working
+from ._near import blocks_of, near_exact_distances, near_mean, side_within, working
+from ._weights import check_weight_sums, row_weights
 from .random import uniform
-from .sensitivity import as_weights, check_weight_sums
 
 _MOST_TRIALS = 32  # candidates whose distances fit the registers of a program
 _CACHE = 8 << 20  # bytes: temporaries of a block of rows stay in the cache of a CPU
@@ -87,7 +86,7 @@ def k_means_plus_plus(
     2 n d k `trials` operations. In Triton two launches a pick, one of which reads X, once for all trials.
     """
     x = as_rows(X, "X")
-    w = as_weights(weights, x)
+    w = row_weights(weights, x)
     count = 2 + int(math.log(max(k, 1))) if trials is None else trials
     if not 1 <= k <= len(x) or count < 1:
         raise ValueError(
@@ -140,7 +139,7 @@ def k_means_parallel(
     2 n d k (1 + `rounds` · `oversampling`) operations in matrix products; O(n) memory, and the candidates.
     """
     x = as_rows(X, "X")
-    w = as_weights(weights, x)
+    w = row_weights(weights, x)
     n = len(x)
     if not 1 <= k <= n or rounds < 0 or not 1 <= oversampling * k < math.inf:
         raise ValueError(
@@ -221,13 +220,6 @@ class _Nearest:
     def distinct(self) -> int:
         """How many of the rows added differ: of equal ones only the first owns itself."""
         return int((self.owner[self.rows] == torch.arange(len(self.rows), device=self.rows.device)).sum())
-
-
-def blocks_of(x: Tensor, step: int) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of `step` rows, and those rows in the dtype of distances."""
-    for begin in range(0, len(x), step):
-        part = slice(begin, begin + step)
-        yield part, x[part].to(working(x))
 
 
 def _torch(

@@ -119,7 +119,9 @@ class _Constant(Function):
         ctx.mark_non_differentiable(output)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, function: Any, *tensors: Tensor) -> Any:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+        function, *tensors = args
+
         def entry(b: int) -> list[Tensor]:
             return [
                 t if dim is None else t.select(dim, b) for t, dim in zip(tensors, in_dims[1:], strict=True)

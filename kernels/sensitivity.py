@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._check import as_rows, as_tensor
+from ._check import as_rows
 from ._dispatch import choose, implement
+from ._weights import check_weight_sums, row_weights
 from .kernel_matmul import kernel_matmul, kernel_row_sums
 from .leverage import lewis_of_blocks, rows_within
 from .radial import Gaussian
@@ -74,7 +75,7 @@ def lightweight_sensitivity(
     |x|² - 2x·μ + |μ|², which cancels), after the first row is subtracted, so that equal rows are at distance zero.
     """
     x = as_rows(X, "X")
-    w = as_weights(weights, x)
+    w = row_weights(weights, x)
     if not len(x):
         raise ValueError("`X` has no rows")
     run = choose("lightweight_sensitivity", x, w, memory_budget=memory_budget, backend=backend)
@@ -129,7 +130,7 @@ def rbf_sensitivity(
     6 to 20 passes of 1.5 n d² multiplications in float64.
     """
     x = as_rows(X, "X")
-    w = as_weights(weights, x)
+    w = row_weights(weights, x)
     if not len(x):
         raise ValueError("`X` has no rows")
     if w is not None:
@@ -189,7 +190,7 @@ def kernel_density_sensitivity(
     The n² kernel values of `kernel_row_sums`, never stored.
     """
     x = as_rows(X, "X")
-    w = as_weights(weights, x)
+    w = row_weights(weights, x)
     if not len(x):
         raise ValueError("`X` has no rows")
     if w is not None:
@@ -216,26 +217,6 @@ def _density_of_others(
     if w is None:
         return kernel_row_sums(kernel, x, leave_one_out=True, **options)
     return kernel_matmul(kernel, x, None, w, leave_one_out=True, **options)
-
-
-def as_weights(weights: Any, x: Tensor) -> Tensor | None:
-    """Weights of the rows of `x` in float64, checked on metadata only."""
-    if weights is None:
-        return None
-    w = as_tensor(weights, "weights")
-    if w.shape != (len(x),):
-        raise ValueError(f"`weights` must be ({len(x)},), one for each row of `X`, got {tuple(w.shape)}")
-    if w.device != x.device:
-        raise ValueError(f"`X` is on {x.device} but `weights` are on {w.device}: move one of them")
-    return w.double()
-
-
-def check_weight_sums(least: float, mass: float) -> None:
-    """Raise unless the smallest weight and the sum of all are those of usable weights."""
-    if not least >= 0:
-        raise ValueError(f"`weights` must not be negative or NaN, the smallest is {least}")
-    if not 0 < mass < float("inf"):
-        raise ValueError(f"`weights` must have a positive, finite sum, got {mass}")
 
 
 def _mean(x: Tensor, w: Tensor | None, step: int) -> tuple[Tensor, Tensor]:
