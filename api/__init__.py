@@ -25,11 +25,12 @@ _PUBLIC = {
     "distill_statistics": "_distill",
     "evaluate": "_evaluate",
     "feature_maps": "solver.feature_maps",
+    "kernels": "kernels",
     "load": "_distill",
     "load_data": "solver.data",
     "transforms": "solver.transforms",
 }
-_MODULES = ("feature_maps", "transforms")
+_MODULES = ("feature_maps", "kernels", "transforms")
 
 __version__ = "0.1.0"
 __all__ = [
@@ -48,12 +49,14 @@ __all__ = [
     "distill_statistics",
     "evaluate",
     "feature_maps",
+    "kernels",
     "load",
     "load_data",
     "transforms",
 ]
 
 if TYPE_CHECKING:
+    from . import kernels
     from ._distill import collect_statistics, distill, distill_statistics, load
     from ._evaluate import evaluate
     from .estimators import KernelDistiller, KernelDistillerRegressor

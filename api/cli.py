@@ -1,8 +1,8 @@
-"""The command line: `kernel-distill distill | evaluate | inspect | convert | demo | doctor`.
+"""The command line: `kernel-distill distill | evaluate | inspect | convert | demo | bench | doctor`.
 
 Everything heavy is imported inside the commands, so that help comes at once. What a user can cause (a wrong
 name, a file that is there or is not, a damaged file) is one line on standard error and exit status 2; an
-interruption is 130; anything else is a bug and keeps its traceback.
+interruption is 130; a benchmark that finds a wrong result ends with 1; anything else is a bug and keeps its traceback.
 """
 
 import json
@@ -187,6 +187,35 @@ def demo(out: Annotated[Path, option("Folder for sets and pictures.")] = Path("d
     results = [result.cells() for result in track(run_demo(out), "distilled sets", len(MAPS) * len(SETTINGS))]
     emit(table(COLUMNS, results, title="digits, 10 classes, test accuracy"))
     typer.echo(f"wrote {out / 'digits.png'}, a picture and two sets for each map beside it")
+
+
+@app.command()
+@user_errors
+def bench(
+    device: Annotated[str, option("auto, cpu or cuda.")] = "auto",
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Benchmarks to run: all by default; repeatable.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, and no rival that compiles.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON.")] = None,
+    force: Force = False,
+) -> None:
+    """Time the kernels on this machine, beside their rivals and the floor of their arithmetic."""
+    from ._export import check_new
+
+    if json_file is not None:
+        check_new(json_file, force)
+    from ._bench.run import run_bench
+    from ._tables import emit
+    from .solver.store import write_bytes
+
+    document, right = run_bench(device, only or (), quick, emit)
+    if json_file is not None:
+        write_bytes(json_file, document.encode(), force=force)
+        typer.echo(f"wrote {json_file}")
+    if not right:
+        typer.echo("error: a result is wrong or could not be computed: see the table", err=True)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from .kernel_matmul import kernel_matmul, kernel_row_sums
 from .kernel_matrix import kernel_matrix, squared_distances
 from .leverage import lewis_weights, ridge_leverage_scores
 from .loss_sampling import row_losses, sample_by_loss
+from .mmd import median_bandwidth, mmd2
 from .radial import Cauchy, Gaussian, Laplacian, Matern, MixtureOfGaussians, RationalQuadratic
 from .random import normal, random_bits, uniform
 from .sample import Sample
@@ -48,7 +49,9 @@ __all__ = [
     "kernel_row_sums",
     "lewis_weights",
     "lightweight_sensitivity",
+    "median_bandwidth",
     "mirror_upper_",
+    "mmd2",
     "normal",
     "random_bits",
     "rbf_sensitivity",

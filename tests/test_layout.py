@@ -98,6 +98,7 @@ def test_public_surface():
         "distill_statistics",
         "evaluate",
         "feature_maps",
+        "kernels",
         "load",
         "load_data",
         "transforms",

@@ -400,7 +400,7 @@ def test_bugs_keep_their_traceback(monkeypatch, file):
 def test_help_is_light():
     code = (
         "import sys; from typer.testing import CliRunner; from kernel_distill.cli import app\n"
-        "for command in ('distill', 'evaluate', 'inspect', 'convert', 'demo', 'doctor'):\n"
+        "for command in ('distill', 'evaluate', 'inspect', 'convert', 'demo', 'doctor', 'bench'):\n"
         "    assert CliRunner().invoke(app, [command, '--help']).exit_code == 0\n"
         "print(sorted({'torch', 'numpy', 'scipy', 'sklearn', 'PIL'} & set(sys.modules)))"
     )
