@@ -22,7 +22,7 @@ fi
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 mkdir "$tree/kernel_distill"
-for path in api/*.py; do
+for path in api/*.py api/_bench; do
     ln -s "$PWD/$path" "$tree/kernel_distill/"
 done
 for layer in kernels solver nn_baselines; do

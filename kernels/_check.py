@@ -1,6 +1,7 @@
 """What the operations accept: arrays of NumPy, torch and CuPy in, torch tensors inside; checked on metadata only."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -17,23 +18,28 @@ def as_tensor(values: Any, name: str) -> Tensor:
     """
     if isinstance(values, Tensor):
         tensor = values
-    elif isinstance(values, np.ndarray):
-        if not values.flags.writeable or any(stride < 0 for stride in values.strides):
-            values = values.copy()  # torch tensors cannot be read-only or run backwards
-        tensor = torch.from_numpy(values)
-    elif hasattr(values, "__dlpack__"):
+    elif hasattr(values, "__dlpack__") and not isinstance(values, np.ndarray):
         tensor = torch.from_dlpack(values)
     else:
         try:
-            tensor = torch.as_tensor(np.asarray(values))
-        except TypeError:
-            raise ValueError(f"`{name}` must be an array of numbers, got {type(values).__name__}") from None
+            tensor = _from_numpy(np.asarray(values))
+        except (TypeError, ValueError) as error:
+            kind = getattr(values, "dtype", type(values).__name__)
+            raise ValueError(f"`{name}` must be an array of numbers, got {kind} ({error})") from None
     if tensor.dtype in FLOATS:
         return tensor
     if tensor.is_complex():
         raise ValueError(f"`{name}` must be real, got {tensor.dtype}")
     narrow = tensor.dtype in (torch.uint8, torch.int8, torch.bool)
     return tensor.to(torch.float32 if narrow else torch.float64)
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    """The same memory, or a copy where torch cannot hold it: read-only, backwards, byte-swapped or unaligned."""
+    backwards = any(stride < 0 or stride % array.itemsize for stride in array.strides)
+    if not array.flags.writeable or not array.dtype.isnative or backwards:
+        array = array.astype(array.dtype.newbyteorder("="), order="C", copy=True)
+    return torch.from_numpy(array)
 
 
 def as_rows(values: Any, name: str) -> Tensor:
@@ -83,9 +89,27 @@ def check_positive(value: float | Tensor, name: str) -> float:
         if value.device.type != "cpu" or is_wrapped(value):
             return math.nan
         value = value.detach()
-    if not 0 < float(value) < math.inf:
-        raise ValueError(f"`{name}` must be positive and finite, got {float(value)!r}")
-    return float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be a number or a 0-d tensor, got {value!r}") from None
+    if not 0 < number < math.inf:
+        raise ValueError(f"`{name}` must be positive and finite, got {number!r}")
+    return number
+
+
+def check_whole(value: Any, name: str) -> int:
+    """An integer; booleans and floats are refused."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"`{name}` must be an integer, got {value!r}")
+    return int(value)
+
+
+def check_budget(memory_budget: Any) -> None:
+    """Raise unless a byte budget is None or a positive number."""
+    usable = memory_budget is None or (isinstance(memory_budget, Real) and memory_budget >= 1)
+    if not usable:
+        raise ValueError(f"`memory_budget` must be a positive number of bytes, got {memory_budget!r}")
 
 
 def is_wrapped(value: Tensor) -> bool:

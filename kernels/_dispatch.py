@@ -27,6 +27,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads i
 
 _log = logging.getLogger("kernel_distill")
 _named: ContextVar[str | None] = ContextVar("backend", default=None)
+_explaining: ContextVar[bool] = ContextVar("explaining", default=False)
 _REGISTRY: dict[str, dict[str, "_Implementation"]] = {}
 
 
@@ -85,6 +86,10 @@ def choose(operation: str, *args: Any, backend: str | None = None, **kwargs: Any
     ValueError
         If the backend asked for is unknown, or cannot do this; the message gives its reason.
     """
+    if _explaining.get():
+        raise _Explanation(
+            {name: _refusal(operation, name, args, kwargs, automatic=True) for name in BACKENDS}
+        )
     named = backend or _named.get() or _from_environment()
     known = _REGISTRY[operation]
     if named is None:
@@ -104,13 +109,50 @@ def choose(operation: str, *args: Any, backend: str | None = None, **kwargs: Any
 
 
 def explain(operation: str, *args: Any, **kwargs: Any) -> dict[str, str | None]:
-    """Why each backend would not be chosen automatically for these arguments; None for those that would do."""
-    return {name: _refusal(operation, name, args, kwargs, automatic=True) for name in BACKENDS}
+    """Why each backend would not be chosen automatically for a call; None for those that would do.
+
+    Parameters
+    ----------
+    operation : str
+        Name of a public function of `kernels`.
+    *args, **kwargs
+        The arguments that it would be called with. They are checked and prepared as in a call, but nothing runs.
+
+    Returns
+    -------
+    dict of str to str or None
+        Empty for operations with one implementation only.
+
+    Raises
+    ------
+    ValueError
+        If there is no such operation, or the call itself would raise.
+    """
+    package = importlib.import_module(__package__)
+    if operation not in package.__all__ or not callable(getattr(package, operation)):
+        raise ValueError(f"no operation is called {operation!r}: known are {', '.join(sorted(_REGISTRY))}")
+    token = _explaining.set(True)
+    try:
+        getattr(package, operation)(*args, **kwargs)
+    except _Explanation as explanation:
+        return explanation.reasons
+    finally:
+        _explaining.reset(token)
+    return {}
+
+
+class _Explanation(Exception):
+    def __init__(self, reasons: dict[str, str | None]) -> None:
+        super().__init__(reasons)
+        self.reasons = reasons
 
 
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Use `backend` for every operation inside the ``with`` block of this thread, or raise."""
+    """Use `backend` for every operation inside the ``with`` block of this thread, or raise.
+
+    Operations with one implementation only (`arc_cosine_kernel`, `gram_add_`, ...) have nothing to choose.
+    """
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}: known are {', '.join(BACKENDS)}")
     token = _named.set(backend)

@@ -22,7 +22,7 @@ from torch.autograd.forward_ad import unpack_dual
 from ._mmd_batches import Batch, Counts, batches, group_of_row
 from ._mmd_pass import USUAL, Pass, Rows
 from ._pairs import diagonal_length, set_diagonal
-from ._recompute import pull_back, push_forward
+from ._recompute import pull_back, recomputed_tangent
 from ._tiled import DEFAULT_BUDGET, sum_over_tiles
 from .radial import RadialKernel
 
@@ -154,8 +154,8 @@ class _Given(Function):
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        (grad,) = grads
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (grad,) = grad_outputs
         result: list[Any] = [None] * len(ctx.needs_input_grad)
         if torch.is_grad_enabled():  # for derivatives of this one
             wanted = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
@@ -175,5 +175,4 @@ class _Given(Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        moved = [i for i, tangent in enumerate(tangents[3:]) if tangent is not None]
-        return push_forward(ctx.sums.definition, ctx.saved_tensors, moved, [tangents[i + 3] for i in moved])
+        return recomputed_tangent(ctx.sums.definition, ctx.saved_tensors, tangents[3:])

@@ -6,7 +6,7 @@ name        a GPU                                              a CPU
 "exact"     float64                                            float64
 "high"      float32 grade: three float16 products              float32 (float64 for float64 data)
 "medium"    float16 operands, float32 accumulation             as "high"
-"low"       bfloat16 operands, float32 accumulation            as "high"
+"low"       bfloat16 operands (Triton: as "medium")            as "high"
 ==========  =================================================  ===========================================
 
 A name promises *at least* that accuracy, and a CPU has nothing to gain from less. Whatever is solved uses "high" or
@@ -49,11 +49,16 @@ def inner_products(x: Tensor, y: Tensor, precision: str) -> Tensor:
     else:
         (x, x_power), (y, y_power) = _narrow(x, precision), _narrow(y, precision)
     product = torch.mm(x, y.mT, out_dtype=torch.float32)
-    return product.mul_(torch.exp2(-(x_power + y_power)))
+    return product.mul_(power_of_two(-x_power)).mul_(power_of_two(-y_power))
+
+
+def power_of_two(exponent: Tensor) -> Tensor:
+    """Two to an int32 exponent between -126 and 127, in float32 and exactly: written as bits, where exp2 may round."""
+    return ((exponent + 127) << 23).view(torch.float32)
 
 
 def split_left(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``[h, h 2^-11, l 2^11]`` in float16, shape (n, 3d), of ``x 2^power``; and that power, a 0-d float32 tensor."""
+    """``[h, h 2^-11, l 2^11]`` in float16, shape (n, 3d), of ``x 2^power``; and that power, a 0-d int32 tensor."""
     high, low, power = _halves(x)
     return torch.cat([high, high * 2.0**-_SHIFT, low], dim=1), power
 
@@ -74,27 +79,27 @@ def rounded(x: Tensor, precision: str) -> Tensor:
         return x
     if precision == "high":
         high, low, power = _halves(x)
-        return (high.to(x.dtype) + low.to(x.dtype) * 2.0**-_SHIFT) * torch.exp2(-power)
+        return (high.to(x.dtype) + low.to(x.dtype) * 2.0**-_SHIFT) * power_of_two(-power)
     narrow, power = _narrow(x, precision)
-    return narrow.to(x.dtype) * torch.exp2(-power)
+    return narrow.to(x.dtype) * power_of_two(-power)
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     power = _power(x)
-    scaled = x * torch.exp2(power)
+    scaled = x * power_of_two(power)
     high = scaled.half()
     return high, ((scaled - high.to(x.dtype)) * 2.0**_SHIFT).half(), power
 
 
 def _narrow(x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     if precision == "low":
-        return x.bfloat16(), x.new_zeros(())
+        return x.bfloat16(), x.new_zeros((), dtype=torch.int32)
     power = _power(x)
-    return (x * torch.exp2(power)).half(), power
+    return (x * power_of_two(power)).half(), power
 
 
 def _power(x: Tensor) -> Tensor:
     """The power of two that brings the largest entry just below 2^14; no wait for the device."""
     largest = x.abs().amax() if x.numel() else x.new_zeros(())
     exponent = torch.frexp(largest.clamp(min=torch.finfo(torch.float32).tiny)).exponent
-    return (_LIMIT - exponent).to(torch.float32).clamp(-100, 100)
+    return (_LIMIT - exponent).clamp(-126, 126)

@@ -2,7 +2,8 @@
 
 A fast implementation (in place, or a GPU kernel) cannot be differentiated through, and the plain definition
 would keep every temporary. `recomputed` runs the first and saves the inputs alone; backward, forward mode and vmap
-evaluate the second again. Both of its derivatives are ordinary torch, so they can be differentiated in turn.
+evaluate the second again, by calls of `recomputed` in turn: so derivatives nest in any order, forward inside forward
+and reverse inside forward too, where a tangent made of plain operations would be taken for a constant of the inputs.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_map
 
 
-def recomputed(fast: Callable[..., Tensor], definition: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+def recomputed(fast: Callable[..., Any], definition: Callable[..., Any], *tensors: Tensor) -> Any:
     """``fast(*tensors)``, whose derivatives are those of ``definition(*tensors)``.
 
     Parameters
@@ -28,41 +29,57 @@ def recomputed(fast: Callable[..., Tensor], definition: Callable[..., Tensor], *
 
     Returns
     -------
-    Tensor
+    Tensor or tuple of Tensor
+        As `fast` returns.
     """
-    return _Recomputed.apply(fast, definition, *tensors)  # type: ignore[return-value]
+    return _Recomputed.apply(fast, definition, *tensors)
 
 
 class _Recomputed(Function):
     @staticmethod
-    def forward(fast: Any, definition: Any, *tensors: Tensor) -> Tensor:
+    def forward(fast: Any, definition: Any, *tensors: Tensor) -> Any:
         return fast(*tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.definition = inputs[1]
+        ctx.definition, ctx.single = inputs[1], isinstance(output, Tensor)
         ctx.save_for_backward(*inputs[2:])
         ctx.save_for_forward(*inputs[2:])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        definition, single, saved = ctx.definition, ctx.single, ctx.saved_tensors
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[2:]) if needed]
-        found = pull_back(ctx.definition, ctx.saved_tensors, wanted, grad_outputs[0])
+
+        def pulled(*values: Tensor) -> tuple[Tensor, ...]:
+            primals, cotangents = values[: len(saved)], values[len(saved) :]
+            return pull_back(definition, primals, wanted, cotangents[0] if single else cotangents)
+
         result: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-        for i, grad in zip(wanted, found, strict=True):
+        for i, grad in zip(wanted, recomputed(pulled, pulled, *saved, *grad_outputs), strict=True):
             result[i + 2] = grad
         return tuple(result)
 
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> Any:
-        moved = [i for i, tangent in enumerate(grad_inputs[2:]) if tangent is not None]
-        return push_forward(ctx.definition, ctx.saved_tensors, moved, [grad_inputs[i + 2] for i in moved])
+        return recomputed_tangent(ctx.definition, ctx.saved_tensors, grad_inputs[2:])
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         _, definition, *tensors = args
         batched = torch.vmap(definition, in_dims=in_dims[2:])
-        return recomputed(batched, batched, *tensors), 0
+        result = recomputed(batched, batched, *tensors)
+        return result, 0 if isinstance(result, Tensor) else (0,) * len(result)
+
+
+def recomputed_tangent(definition: Callable[..., Any], primals: Any, tangents: Any) -> Any:
+    """Tangent of ``definition(*primals)``, itself recomputed; None stands for a tangent of zero."""
+    moved = [i for i, tangent in enumerate(tangents) if tangent is not None]
+
+    def pushed(*values: Tensor) -> Any:
+        return push_forward(definition, values[: len(primals)], moved, values[len(primals) :])
+
+    return recomputed(pushed, pushed, *primals, *[tangents[i] for i in moved])
 
 
 def pull_back(function: Callable[..., Any], primals: Any, wanted: list[int], cotangents: Any) -> Any:

@@ -16,7 +16,7 @@ def row_weights(weights: Any, x: Tensor) -> Tensor | None:
         raise ValueError(f"`weights` must be ({len(x)},), one for each row of `X`, got {tuple(w.shape)}")
     if w.device != x.device:
         raise ValueError(f"`X` is on {x.device} but `weights` are on {w.device}: move one of them")
-    return w.double()
+    return w.detach().double().contiguous()
 
 
 def check_weight_sums(least: float, mass: float) -> None:

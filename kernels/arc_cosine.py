@@ -64,7 +64,7 @@ def arc_cosine_kernel(
         "high": float32 (for float64 data float64), accurate to float32 rounding because it is computed in float64.
         "exact": float64. "medium", "low": float32 data are computed in float32. An error ε in a cosine moves an
         angle near zero by sqrt(ε), so that the NTK of nearly parallel points is then wrong by up to 5e-4 of its
-        size; elsewhere, and in the NNGP, by about 1e-6.
+        size at depth 1 and some 2.5e-4 more a layer; elsewhere, and in the NNGP, by about 1e-6.
     memory_budget : int, optional
         Bytes that temporaries may take beside the result. Default 32 MiB on a CPU, 512 MiB on a GPU.
 
@@ -75,8 +75,8 @@ def arc_cosine_kernel(
         vmap too; derivatives are computed from the inputs again, within `memory_budget` unless their graph is kept.
         They are finite everywhere. At parallel points the NTK has a kink, where the mean over all directions is
         returned. At a row of zeros without bias the kernel is not differentiable; there angles are held at 90°,
-        which for depth 1 gives the central difference. (Forward mode inside forward mode is wrong through any
-        ``autograd.Function`` of torch, this one too: take one of the two derivatives backward.)
+        which for depth 1 gives the central difference. (Forward mode inside forward mode is not right here: take
+        one of the two derivatives backward.)
 
     Raises
     ------

@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._check import FLOATS, as_rows, as_tensor, check_columns, check_together
+from ._check import FLOATS, as_rows, as_tensor, check_budget, check_columns, check_together
 from ._dispatch import choose, implement
 from ._precision import working_dtype
 from ._recompute import recomputed
+from ._thresholds import FOURIER_WORK
 
 
 def fourier_features(
@@ -41,7 +42,7 @@ def fourier_features(
     scale: float | None = None,
     dtype: torch.dtype | None = None,
     precision: str = "high",
-    memory_budget: int = 64 << 20,
+    memory_budget: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
     r"""Fourier features of the rows of X.
@@ -60,7 +61,7 @@ def fourier_features(
         s; default :math:`\sqrt{2/p}`. Take 1 to store half-precision features at their best.
     dtype : torch.dtype, optional
         Of the result; default float32, or float64 when that is computed in. float16 and bfloat16 halve what is
-        written and read again, and round by 2⁻¹² and 2⁻⁹ of the scale: less than the standard error of the kernel
+        written and read again, and round by up to 2⁻¹¹ and 2⁻⁸ of the scale: less than the standard error of the kernel
         estimate for p up to 2²⁴ and 2¹⁸.
     precision : {"exact", "high", "medium", "low"}, default "high"
         "exact" computes in float64; "high" in float32, or the float64 of `X`. "medium" rounds X and A to float16
@@ -98,8 +99,10 @@ def fourier_features(
     working = working_dtype(X.dtype, precision)
     if dtype is not None and dtype not in FLOATS:
         raise ValueError(f"`dtype` must be a floating-point type, got {dtype}")
-    if memory_budget < 1:
-        raise ValueError(f"`memory_budget` must be a positive number of bytes, got {memory_budget}")
+    check_budget(memory_budget)
+    memory_budget = memory_budget or 64 << 20
+    if isinstance(scale, Tensor):
+        raise ValueError("`scale` is a number; multiply the features by a tensor to differentiate in it")
     p = len(A) * (2 if paired else 1)
     options = {
         "paired": paired,
@@ -165,8 +168,7 @@ def _rejects(X: Tensor, *rest: Tensor, precision: str, dtype: torch.dtype, **opt
 
 
 def _slower(X: Tensor, A: Tensor, *rest: Tensor, **options: Any) -> str | None:
-    # An estimate (a dozen launches against three), not yet measured on a GPU.
-    if X.shape[0] * A.numel() < 1 << 31:
+    if X.shape[0] * A.numel() < FOURIER_WORK:
         return "has too few multiplications here to be worth its launches"
     return None
 

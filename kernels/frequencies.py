@@ -64,8 +64,8 @@ def fourier_frequencies(
 
     Notes
     -----
-    p d draws by counter (`kernels.random`); "orthogonal" adds p d² multiplications of QR decompositions, whose
-    last digits depend on the LAPACK (rounding to float32 hides all but a few of them).
+    p d draws by counter (`kernels.random`); "orthogonal" adds QR decompositions of ⌈p/d⌉ frames, d³
+    multiplications each, whose last digits depend on the LAPACK (rounding to float32 hides all but a few of them).
     """
     check_option(kernel, FOURIER_KERNELS, "kernel")
     check_option(variant, FOURIER_VARIANTS, "variant")

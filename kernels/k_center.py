@@ -18,10 +18,11 @@ distances are sums of squared differences.
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ._check import as_rows
+from ._check import as_rows, check_whole
 from ._dispatch import choose, implement
 from ._near import near_exact_distances, near_mean, side_within, working
 from .random import uniform
@@ -78,17 +79,22 @@ def k_center_greedy(
     -----
     At most 2 n d k operations. In Triton one launch a pick, each reading X once, without waiting for the device.
     """
-    x = as_rows(X, "X")
+    x = as_rows(X, "X").detach()
     n = len(x)
     if first is not None and initial is not None:
         raise ValueError(
             "`first` is the first pick where there is no centre yet: leave it out with `initial`"
         )
     centres = _indices(initial, n)
+    k = check_whole(k, "k")
     if not 1 <= k <= n - len(centres):
         raise ValueError(f"`k` must be between 1 and the {n - len(centres)} rows to pick from, got {k}")
     if not centres:
-        drawn = int(n * float(uniform(seed, "k-center.first", 1))) if first is None else first
+        drawn = (
+            int(n * float(uniform(seed, "k-center.first", 1)))
+            if first is None
+            else check_whole(first, "first")
+        )
         if not 0 <= drawn < n:
             raise ValueError(f"`first` must be the index of one of {n} rows, got {first}")
         new, start = k - 1, [drawn]
@@ -107,7 +113,10 @@ def k_center_greedy(
 def _indices(initial: Any, n: int) -> list[int]:
     if initial is None:
         return []
-    centres = torch.as_tensor(initial).tolist()
+    given = np.asarray(initial)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise ValueError(f"`initial` must be a list of row indices, got {initial!r}")
+    centres = given.tolist()
     if not centres or len(set(centres)) < len(centres) or not all(0 <= c < n for c in centres):
         raise ValueError(f"`initial` must be distinct indices of the {n} rows, at least one, got {initial!r}")
     return centres

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._check import as_rows
+from ._check import as_rows, check_whole
 from ._dispatch import choose, implement
 from ._near import blocks_of, near_exact_distances, near_mean, side_within, working
 from ._weights import check_weight_sums, row_weights
@@ -85,9 +85,10 @@ def k_means_plus_plus(
     -----
     2 n d k `trials` operations. In Triton two launches a pick, one of which reads X, once for all trials.
     """
-    x = as_rows(X, "X")
+    x = as_rows(X, "X").detach()
     w = row_weights(weights, x)
-    count = 2 + int(math.log(max(k, 1))) if trials is None else trials
+    k = check_whole(k, "k")
+    count = 2 + int(math.log(max(k, 1))) if trials is None else check_whole(trials, "trials")
     if not 1 <= k <= len(x) or count < 1:
         raise ValueError(
             f"`k` must be between 1 and the {len(x)} rows and `trials` positive, got {k} and {trials}"
@@ -138,9 +139,10 @@ def k_means_parallel(
     -----
     2 n d k (1 + `rounds` · `oversampling`) operations in matrix products; O(n) memory, and the candidates.
     """
-    x = as_rows(X, "X")
+    x = as_rows(X, "X").detach()
     w = row_weights(weights, x)
     n = len(x)
+    k, rounds = check_whole(k, "k"), check_whole(rounds, "rounds")
     if not 1 <= k <= n or rounds < 0 or not 1 <= oversampling * k < math.inf:
         raise ValueError(
             f"`k` must be between 1 and the {n} rows, `rounds` not negative and `oversampling` at least 1/k, got {k},"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._check import as_tensor, check_together
+from ._check import as_tensor, check_budget
 from ._dispatch import choose, implement
-from ._pairs import Distances, diagonal_length, prepare_pairs, set_diagonal
+from ._pairs import Distances, diagonal_length, like_rows, prepare_pairs, set_diagonal
 from ._tiled import DEFAULT_BUDGET, sum_over_tiles, tile_sides
-from .kernel_matrix import _triton_rejects
+from .kernel_matmul import sums_rejects
 from .radial import RadialKernel
 
 
@@ -59,18 +59,16 @@ def kernel_logsumexp(
     -----
     Time as row sums and one exponential more for each tile row; O((n + m) d) memory.
     """
-    x, y, same = prepare_pairs(X, Y, precision, centre)
+    x, y, same = prepare_pairs(kernel, X, Y, precision, centre)
     if leave_one_out and not same:
         raise ValueError("`leave_one_out` leaves out the terms i = j of K(X, X): call it with `Y=None`")
-    if memory_budget is not None and memory_budget <= 0:
-        raise ValueError(f"`memory_budget` must be a positive number of bytes, got {memory_budget!r}")
+    check_budget(memory_budget)
     weights: tuple[Tensor, ...] = ()
     if log_weights is not None:
         b = as_tensor(log_weights, "log_weights")
         if b.shape != (y.shape[0],):
             raise ValueError(f"`log_weights` must have shape ({y.shape[0]},), got {tuple(b.shape)}")
-        check_together(X=x, log_weights=b.to(x.dtype))
-        weights = (b.to(x.dtype),)
+        weights = (like_rows(b, x, X, "log_weights"),)
     run = choose("kernel_logsumexp", x, y, kernel, same, precision, backend=backend)
     parameters = kernel.parameters(x)
     options = dict(same=same, leave_one_out=leave_one_out, precision=precision, memory_budget=memory_budget)
@@ -174,4 +172,4 @@ def _torch(
 
 
 implement("kernel_logsumexp", "torch", _torch)
-implement("kernel_logsumexp", "triton", "_triton.kernel_logsumexp:kernel_logsumexp", rejects=_triton_rejects)
+implement("kernel_logsumexp", "triton", "_triton.kernel_logsumexp:kernel_logsumexp", rejects=sums_rejects)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._check import as_tensor, check_together
+from ._check import as_tensor, check_budget
 from ._dispatch import choose, implement
-from ._pairs import Distances, prepare_pairs, set_diagonal
+from ._pairs import Distances, like_rows, prepare_pairs, set_diagonal
+from ._thresholds import MOST_COLUMNS
 from ._tiled import DEFAULT_BUDGET, sum_over_tiles, tile_sides
-from .kernel_matrix import _triton_rejects
+from .kernel_matrix import triton_rejects
 from .radial import RadialKernel
 
 
@@ -61,15 +62,14 @@ def kernel_matmul(
     -----
     2 n m (d + t) operations (half for ``Y=None``) and O((n + m)(d + t)) memory.
     """
-    x, y, same = prepare_pairs(X, Y, precision, centre)
+    x, y, same = prepare_pairs(kernel, X, Y, precision, centre)
     v = as_tensor(V, "V")
     if v.ndim not in (1, 2) or v.shape[0] != y.shape[0]:
         raise ValueError(
             f"`V` must be ({y.shape[0]}, t) or ({y.shape[0]},), a row for each row of"
             f" `{'X' if same else 'Y'}`, got {tuple(v.shape)}"
         )
-    v = v.to(x.dtype)
-    check_together(X=x, V=v)
+    v = like_rows(v, x, X, "V")
     columns = v if v.ndim == 2 else v[:, None]
     product = _product(kernel, x, y, columns, same, leave_one_out, precision, memory_budget, backend)
     return product if v.ndim == 2 else product[:, 0]
@@ -90,7 +90,7 @@ def kernel_row_sums(
 
     A kernel density estimate is this divided by the number of terms and the kernel's integral.
     """
-    x, y, same = prepare_pairs(X, Y, precision, centre)
+    x, y, same = prepare_pairs(kernel, X, Y, precision, centre)
     return _product(kernel, x, y, None, same, leave_one_out, precision, memory_budget, backend)[:, 0]
 
 
@@ -107,8 +107,7 @@ def _product(
 ) -> Tensor:
     if leave_one_out and not same:
         raise ValueError("`leave_one_out` leaves out the terms i = j of K(X, X): call it with `Y=None`")
-    if memory_budget is not None and memory_budget <= 0:
-        raise ValueError(f"`memory_budget` must be a positive number of bytes, got {memory_budget!r}")
+    check_budget(memory_budget)
     run = choose("kernel_matmul", x, y, kernel, same, precision, v, backend=backend)
     parameters = kernel.parameters(x)
     given = () if v is None else (v,)
@@ -186,11 +185,24 @@ def _torch(
     return total.to(x.dtype)
 
 
-def _rejects(
+def sums_rejects(
+    x: Tensor, y: Tensor, kernel: RadialKernel, same: bool, precision: str, *rest: Any
+) -> str | None:
+    """Why Triton cannot sum over these pairs."""
+    if kernel.name == "squared":
+        return "of distances, which do not vanish past the last column, is done in torch"
+    return triton_rejects(x, y, kernel, same, precision)
+
+
+def _slower(
     x: Tensor, y: Tensor, kernel: RadialKernel, same: bool, precision: str, v: Tensor | None
 ) -> str | None:
-    return _triton_rejects(x, y, kernel, same, precision)
+    if v is not None and v.shape[1] > MOST_COLUMNS:
+        return f"of more than {MOST_COLUMNS} columns would form K again for every 64 of them"
+    return None
 
 
 implement("kernel_matmul", "torch", _torch)
-implement("kernel_matmul", "triton", "_triton.kernel_matmul:kernel_matmul", rejects=_rejects)
+implement(
+    "kernel_matmul", "triton", "_triton.kernel_matmul:kernel_matmul", rejects=sums_rejects, slower=_slower
+)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._dispatch import choose, implement
+from ._dispatch import choose, compute_capability, implement
 from ._pairs import Distances, prepare_pairs, set_diagonal
 from ._recompute import recomputed
 from ._tiled import DEFAULT_BUDGET
@@ -38,7 +38,7 @@ def kernel_matrix(
     Y : array of shape (m, d), optional
         Default X: the matrix is then exactly symmetric with an exact diagonal, at half the work.
     centre : bool, default True
-        Subtract the mean of Y from all rows first. Costs a copy; turn off for rows that are centred.
+        Subtract the median of Y from all rows first. Costs a copy; turn off for rows that are centred.
     precision : {"exact", "high", "medium", "low"}, default "high"
         See `kernels._precision`. On a CPU all but "exact" are the dtype of the data.
     psd_safe : bool, default False
@@ -60,10 +60,10 @@ def kernel_matrix(
     Notes
     -----
     2 n m d operations (half for Y = X) and the result's memory; a GPU adds nothing, a CPU one block of rows.
-    Float32 error of Gaussian values: about :math:`10^{-7}(1 + \|x\|^2/\sigma^2)` with centred rows. Rows that are not
-    finite give NaN in their own entries.
+    Float32 error of Gaussian values: about :math:`10^{-7}(1 + \|x\|^2/\sigma^2)` with centred rows; of a Matern-1/2
+    near zero distance, its root. A row with NaN gives NaN in its own entries (off the diagonal for Y = X).
     """
-    x, y, same = prepare_pairs(X, Y, precision, centre)
+    x, y, same = prepare_pairs(kernel, X, Y, precision, centre)
     parameters = kernel.parameters(x)
     run = choose("kernel_matrix", x, y, kernel, same, precision, backend=backend)
     points = (x,) if same else (x, y)
@@ -120,13 +120,16 @@ def _torch(
     return mirror_upper_(K) if same else K
 
 
-def _triton_rejects(x: Tensor, y: Tensor, kernel: RadialKernel, same: bool, precision: str) -> str | None:
+def triton_rejects(x: Tensor, y: Tensor, kernel: RadialKernel, same: bool, precision: str) -> str | None:
+    """Why Triton cannot form these pairs."""
     if kernel.metric == "manhattan":
         return "of 1-norm distances has no matrix product to fuse with"
+    if x.device.type == "cuda" and compute_capability(x.device) < (8, 0):
+        return "needs compute capability 8.0"
     if x.dtype == torch.float64:
         return "in float64 runs in torch: tensor cores have no use for it here"
     return None
 
 
 implement("kernel_matrix", "torch", _torch)
-implement("kernel_matrix", "triton", "_triton.kernel_matrix:kernel_matrix", rejects=_triton_rejects)
+implement("kernel_matrix", "triton", "_triton.kernel_matrix:kernel_matrix", rejects=triton_rejects)

@@ -158,7 +158,10 @@ def _losses(outputs: Tensor, targets: Tensor, loss: str) -> Tensor:
     if targets.ndim == 2:
         if bool((targets < 0).any()):
             raise ValueError("`targets` must be class probabilities, but some are negative")
-        return -_row_sums(torch.log_softmax(outputs, 1).mul_(targets))
+        terms = torch.log_softmax(outputs, 1).mul_(targets)
+        return -_row_sums(terms.masked_fill_(targets == 0, 0.0))  # a class without weight may be impossible
+    if not len(targets):
+        return outputs.new_empty(0)
     low, high = (int(value) for value in torch.aminmax(targets))
     if low < 0 or high >= outputs.shape[1]:
         raise ValueError(

@@ -19,17 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._check import as_rows, as_tensor, check_columns, check_together, is_wrapped
+from ._check import as_rows, as_tensor, check_budget, check_columns, check_together, is_wrapped
 from ._dispatch import choose, implement
 from ._mmd import Sums, mmd_with_gradient
 from ._mmd_batches import Counts, group_of_row
 from ._precision import working_dtype
 from ._recompute import recomputed
-from .kernel_matrix import _triton_rejects
+from .kernel_matrix import triton_rejects
 from .radial import MixtureOfGaussians, RadialKernel
 from .random import random_bits
 
 DEFAULT_RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
+_MOST_GROUPS = 1 << 24
 _LEADING = 32  # rows of a group from which its middle is estimated
 
 
@@ -96,12 +97,13 @@ def mmd2(
                 f"the {'biased' if biased else 'unbiased'} estimate needs {least} row{'s' * (least > 1)} in every"
                 f" group, but group {sizes.index(min(sizes))} of `{name}` has {min(sizes)}"
             )
-    if memory_budget is not None and memory_budget <= 0:
-        raise ValueError(f"`memory_budget` must be a positive number of bytes, got {memory_budget!r}")
+    check_budget(memory_budget)
     dtype = working_dtype(x.dtype, precision)
     x, y = x.to(dtype), y.to(dtype)
     if kernel is None:
-        kernel = MixtureOfGaussians(median_bandwidth(x.detach(), y.detach()), DEFAULT_RATIOS)
+        kernel = MixtureOfGaussians(_usable(median_bandwidth(x.detach(), y.detach())), DEFAULT_RATIOS)
+    if not isinstance(kernel, RadialKernel):
+        raise ValueError(f"`kernel` must be a kernel such as Gaussian(1.0), got {kernel!r}")
     x, y = _centred(x, y, counts)
     sums = Sums(kernel, counts, biased, memory_budget)
     tensors = (x, y, *kernel.parameters(x))
@@ -161,6 +163,15 @@ def median_bandwidth(X: Any, Y: Any = None, *, sample: int = 500, seed: int = 0)
     return distances.median()
 
 
+def _usable(bandwidth: Tensor) -> Tensor:
+    if bandwidth.device.type == "cpu" and not is_wrapped(bandwidth) and not bandwidth > 0:
+        raise ValueError(
+            f"the median distance of the rows of `X` and `Y` is {float(bandwidth)}, no bandwidth: most rows are equal,"
+            " or some are NaN; name a `kernel`"
+        )
+    return bandwidth
+
+
 def _by_group(X: Any, Y: Any, groups: tuple[Any, Any] | None) -> tuple[Tensor, Tensor, Counts, bool]:
     """Rows of X and Y one group after the other, the sizes of the groups, and whether there are no groups."""
     x, y = as_tensor(X, "X"), as_tensor(Y, "Y")
@@ -183,6 +194,8 @@ def _by_group(X: Any, Y: Any, groups: tuple[Any, Any] | None) -> tuple[Tensor, T
     check_columns(x, y)
     if groups is None:
         return x, y, counts, single
+    if len(groups) != 2:
+        raise ValueError(f"`groups` must be two sequences, of labels of X and of Y, got {len(groups)}")
     labels = [
         _labels(of_side, len(rows), name) for of_side, rows, name in zip(groups, (x, y), "XY", strict=True)
     ]
@@ -198,7 +211,7 @@ def _by_group(X: Any, Y: Any, groups: tuple[Any, Any] | None) -> tuple[Tensor, T
 
 
 def _labels(values: Any, length: int, name: str) -> Tensor:
-    labels = torch.as_tensor(values).cpu()
+    labels = torch.as_tensor(np.array(values) if not isinstance(values, Tensor) else values).cpu()
     if labels.shape != (length,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
             f"`groups` of `{name}` must be {length} integers, one a row, got {labels.dtype} of shape"
@@ -207,6 +220,11 @@ def _labels(values: Any, length: int, name: str) -> Tensor:
     labels = labels.long()
     if length and int(labels.min()) < 0:
         raise ValueError(f"`groups` of `{name}` must be numbered from 0, got {int(labels.min())}")
+    if length and int(labels.max()) >= _MOST_GROUPS:
+        raise ValueError(
+            f"`groups` of `{name}` must be numbered from 0 without gaps, got {int(labels.max())}: use the inverse of"
+            " numpy.unique"
+        )
     return labels
 
 
@@ -220,7 +238,7 @@ def _centred(x: Tensor, y: Tensor, counts: Counts) -> tuple[Tensor, Tensor]:
     for rows, sizes in zip((x.detach(), y.detach()), counts, strict=True):
         size = torch.tensor(sizes)[:, None]
         first = size.cumsum(0) - size + torch.arange(_LEADING) % size
-        middles.append(rows[first.to(x.device)].mean(1))
+        middles.append(rows[first.to(x.device)].median(1).values)  # no far row draws it away
     middle = (middles[0] + middles[1]) / 2
     # Rows that are not finite spoil what they take part in, and that only.
     middle = torch.where(middle.isfinite(), middle, 0)
@@ -245,7 +263,7 @@ def _torch(sums: Sums, precision: str, *tensors: Tensor) -> Tensor:
 def _rejects(x: Tensor, y: Tensor, sums: Sums, precision: str) -> str | None:
     if sums.kernel.name == "squared":
         return "of distances that no profile bounds runs in torch"
-    return _triton_rejects(x, y, sums.kernel, False, precision)
+    return triton_rejects(x, y, sums.kernel, False, precision)
 
 
 def _slower(x: Tensor, y: Tensor, sums: Sums, precision: str) -> str | None:

@@ -29,6 +29,8 @@ from ._check import check_positive
 from ._distances import manhattan, pairwise_squared
 from ._matern import log_matern_profile, matern_profile
 
+_MOST_SQUARINGS = 8  # as for bandwidths 1, 2, 4, 8, 16
+
 
 @dataclass(frozen=True, eq=False)
 class RadialKernel:
@@ -64,7 +66,7 @@ class RadialKernel:
 
     @property
     def temporaries(self) -> int:
-        """Arrays of the size of `s` that a profile holds at once."""
+        """Arrays of the size of `s` that a profile or its logarithm holds at once, that of `s` included."""
         return 3
 
     def distances(self, x: Tensor, y: Tensor) -> Tensor:
@@ -90,9 +92,10 @@ class Gaussian(RadialKernel):
     name = "gaussian"
 
     @classmethod
-    def from_gamma(cls, gamma: float) -> "Gaussian":
+    def from_gamma(cls, gamma: float | Tensor) -> "Gaussian":
         r"""The kernel :math:`e^{-\gamma s}`."""
-        return cls(1 / math.sqrt(2 * check_positive(gamma, "gamma")))
+        check_positive(gamma, "gamma")
+        return cls((2 * gamma) ** -0.5)
 
     def profile(self, s: Tensor, *parameters: Tensor) -> Tensor:
         return torch.exp(self.log_profile(s, *parameters))
@@ -110,6 +113,10 @@ class Laplacian(RadialKernel):
     name = "laplacian"
     metric = "manhattan"
 
+    @property
+    def temporaries(self) -> int:
+        return 5
+
     def profile(self, s: Tensor, *parameters: Tensor) -> Tensor:
         return torch.exp(self.log_profile(s, *parameters))
 
@@ -121,6 +128,10 @@ class Cauchy(RadialKernel):
     r""":math:`1/(1+s/\sigma^2)`."""
 
     name = "cauchy"
+
+    @property
+    def temporaries(self) -> int:
+        return 4
 
     def profile(self, s: Tensor, *parameters: Tensor) -> Tensor:
         return 1 / (1 + s / parameters[0].square())
@@ -135,6 +146,10 @@ class Matern(RadialKernel):
 
     nu: float = 1.5
     name = "matern"
+
+    @property
+    def temporaries(self) -> int:
+        return 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,6 +171,10 @@ class RationalQuadratic(RadialKernel):
 
     alpha: float | Tensor = 1.0
     name = "rational_quadratic"
+
+    @property
+    def temporaries(self) -> int:
+        return 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,7 +204,8 @@ class MixtureOfGaussians(RadialKernel):
         σ, common to all terms.
     ratios : sequence of float, default (1, 2, 4, 8, 16)
         ρ, the bandwidths relative to σ. If their squares are powers of two of each other, as they are in every
-        published list, one exponential is evaluated and squared: the error of the sum stays below 4e-6 in float32.
+        published list, one exponential is evaluated and squared, up to eight times in all (further ones are evaluated
+        again): the float32 error stays below 2e-5 of the sum of the weights, 4e-6 for equal weights.
     weights : sequence of float, optional
         w, not negative, default all one (the published codes add kernels up).
     """
@@ -198,9 +218,11 @@ class MixtureOfGaussians(RadialKernel):
         super().__post_init__()
         ratios = tuple(check_positive(ratio, "ratios") for ratio in self.ratios)
         weights = (1.0,) * len(ratios) if self.weights is None else tuple(map(float, self.weights))
-        if not ratios or len(weights) != len(ratios) or not all(0 <= w < math.inf for w in weights):
+        usable = all(0 <= w < math.inf for w in weights) and sum(weights) > 0
+        if not ratios or len(weights) != len(ratios) or not usable:
             raise ValueError(
-                f"`ratios` and `weights` must be of one length, weights not negative; got {ratios} and {weights}"
+                "`ratios` and `weights` must be of one length, weights not negative and not all zero;"
+                f" got {ratios} and {weights}"
             )
         widest_first = sorted(zip(ratios, weights, strict=True), reverse=True)
         object.__setattr__(self, "ratios", tuple(ratio for ratio, _ in widest_first))
@@ -208,18 +230,21 @@ class MixtureOfGaussians(RadialKernel):
 
     @property
     def temporaries(self) -> int:
-        return 3 + len(self.ratios)
+        return 5
 
     @property
     def squarings(self) -> tuple[int, ...] | None:
-        """How often to square each term, widest first, to get the next; None if the family has no such ladder."""
+        """How often to square each term, widest first, to get the next; None if that does not give the family.
+
+        Each squaring doubles the relative error of the first exponential: more than eight in all are too many.
+        """
         steps = [math.log2((a / b) ** 2) for a, b in zip(self.ratios, self.ratios[1:], strict=False)]
         powers = []
         for step in steps:
             if abs(step - round(step)) > 1e-9:
                 return None
             powers.append(round(step))
-        return tuple(powers)
+        return tuple(powers) if sum(powers) <= _MOST_SQUARINGS else None
 
     def profile(self, s: Tensor, *parameters: Tensor) -> Tensor:
         weights, squarings = tuple(self.weights or ()), self.squarings
@@ -237,10 +262,15 @@ class MixtureOfGaussians(RadialKernel):
         return total
 
     def log_profile(self, s: Tensor, *parameters: Tensor) -> Tensor:
-        weights = s.new_tensor(self.weights or ())
-        ratios = s.new_tensor(self.ratios)
-        exponents = s[..., None] * (-0.5 / (parameters[0] * ratios).square()) + torch.log(weights)
-        return torch.logsumexp(exponents, dim=-1)
+        # The widest term is the largest wherever s is not small: what is left of the others cannot overflow.
+        (widest, weight), *others = [
+            (ratio, w) for ratio, w in zip(self.ratios, self.weights or (), strict=True) if w > 0
+        ]
+        rate = -0.5 / (parameters[0] * widest).square()
+        total = torch.full_like(s, weight)
+        for ratio, w in others:
+            total = total + w * torch.exp(s * (rate * ((widest / ratio) ** 2 - 1)))
+        return s * rate + torch.log(total)
 
 
 class SquaredDistance(RadialKernel):
@@ -261,4 +291,9 @@ class SquaredDistance(RadialKernel):
 def _scalar(value: float | Tensor, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(like)
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+    limits = torch.finfo(like.dtype)
+    if not math.sqrt(limits.tiny) <= value <= math.sqrt(limits.max):
+        raise ValueError(
+            f"the square of {value!r} does not fit {like.dtype}, the dtype of the rows: rescale them or use float64"
+        )
+    return like.new_full((), value)  # written on the device: nothing waits

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ._check import as_rows
 from ._dispatch import choose, implement
+from ._precision import working_dtype
 from ._weights import check_weight_sums, row_weights
 from .kernel_matmul import kernel_matmul, kernel_row_sums
 from .leverage import lewis_of_blocks, rows_within
@@ -74,7 +75,7 @@ def lightweight_sensitivity(
     Two passes over X, 5 n d operations in float64. Distances are taken to the mean as they stand (never as
     |x|² - 2x·μ + |μ|², which cancels), after the first row is subtracted, so that equal rows are at distance zero.
     """
-    x = as_rows(X, "X")
+    x = as_rows(X, "X").detach()
     w = row_weights(weights, x)
     if not len(x):
         raise ValueError("`X` has no rows")
@@ -129,12 +130,13 @@ def rbf_sensitivity(
     -----
     6 to 20 passes of 1.5 n d² multiplications in float64.
     """
-    x = as_rows(X, "X")
+    x = as_rows(X, "X").detach()
     w = row_weights(weights, x)
     if not len(x):
         raise ValueError("`X` has no rows")
     if w is not None:
         check_weight_sums(*torch.stack((w.min(), w.sum())).tolist())
+        w = w / w.max()  # only their ratios matter, and squares of tiny ones would vanish
     n, d = x.shape
     step = rows_within(memory_budget, d + 2)
     origin, mean = _mean(x, w, step)
@@ -189,7 +191,7 @@ def kernel_density_sensitivity(
     -----
     The n² kernel values of `kernel_row_sums`, never stored.
     """
-    x = as_rows(X, "X")
+    x = as_rows(X, "X").detach()
     w = row_weights(weights, x)
     if not len(x):
         raise ValueError("`X` has no rows")
@@ -216,7 +218,9 @@ def _density_of_others(
     options: dict[str, Any] = {"precision": precision, "memory_budget": memory_budget, "backend": backend}
     if w is None:
         return kernel_row_sums(kernel, x, leave_one_out=True, **options)
-    return kernel_matmul(kernel, x, None, w, leave_one_out=True, **options)
+    return kernel_matmul(
+        kernel, x, None, w.to(working_dtype(x.dtype, precision)), leave_one_out=True, **options
+    )
 
 
 def _mean(x: Tensor, w: Tensor | None, step: int) -> tuple[Tensor, Tensor]:

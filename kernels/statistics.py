@@ -19,6 +19,7 @@ from torch import Tensor
 from ._check import check_together
 from ._dispatch import choose, implement
 from ._precision import working_dtype
+from ._thresholds import STATISTICS_WORK
 
 # Panels narrower than this leave the matrix product below its full rate (measured on two AVX-512 cores).
 _PANEL = 384
@@ -76,7 +77,10 @@ def statistics_add_(
     n p²/2 + n p k multiplications. On a GPU in Triton F is read once for both results, and no sum depends on the
     order in which programs run: results repeat bit for bit.
     """
-    p, k = len(gram), cross.shape[-1]
+    wrong = [x.dtype for x in (features, targets) if not x.is_floating_point()]
+    if wrong:
+        raise ValueError(f"`features` and `targets` must be floating point, got {wrong[0]}: cast them")
+    p, k = (len(gram), cross.shape[-1]) if gram.ndim and cross.ndim else (0, 0)
     shapes = [tuple(x.shape) for x in (gram, cross, features, targets)]
     n = len(features)
     if shapes != [(p, p), (p, k), (n, p), (n, k)] or (weights is not None and weights.shape != (n,)):
@@ -100,7 +104,8 @@ def statistics_add_(
     working_dtype(features.dtype, precision)  # knows the names of precisions
     options = {"precision": precision, "rows": rows, "memory_budget": memory_budget}
     arguments = (gram, cross, features, targets, weights)
-    choose("statistics_add_", *arguments, backend=backend, **options)(*arguments, **options)
+    with torch.no_grad():  # totals of a stream: a graph would keep every chunk
+        choose("statistics_add_", *arguments, backend=backend, **options)(*arguments, **options)
     return gram, cross
 
 
@@ -142,6 +147,8 @@ def gram_add_(gram: Tensor, features: Tensor) -> Tensor:
 
 def mirror_upper_(gram: Tensor) -> Tensor:
     """Copy the upper triangle of a square matrix onto the lower one, in place; exact symmetry."""
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
+        raise ValueError(f"`gram` must be square, got shape {tuple(gram.shape)}")
     p = gram.shape[0]
     for start in range(0, p, _PANEL):
         stop = min(start + _PANEL, p)
@@ -180,7 +187,7 @@ def _in_torch(
     (n, p), k = features.shape, targets.shape[1]
     copies = (features.dtype != working) + (weights is not None)
     room = memory_budget - (0 if working == torch.float64 else max(k, _PANEL) * p * working.itemsize)
-    block = max(1, room // ((p + k) * copies * working.itemsize)) if copies else n
+    block = max(1, room // max(1, (p + k) * copies * working.itemsize)) if copies else n
     if working != torch.float64:
         block = min(block, rows)
     for start in range(0, n, max(1, block)):
@@ -215,8 +222,7 @@ def _rejects(
 def _slower(
     gram: Tensor, cross: Tensor, features: Tensor, *rest: Tensor | None, **options: object
 ) -> str | None:
-    # An estimate (a dozen launches against a few), not yet measured on a GPU.
-    if len(features) * gram.numel() < 1 << 31:
+    if len(features) * gram.numel() < STATISTICS_WORK:
         return "has too few multiplications here to be worth its launches"
     return None
 

@@ -83,7 +83,11 @@ def systematic_sample(
         items[first:last] = place + (start + low)
         values[first:last] = weights[place]
         expected[first:last] = units[place].double() * (k / whole)
-    return Sample(items, 1 / expected, expected, values, math.ldexp(whole, -shift), math.nan)
+    try:
+        total = math.ldexp(whole, -shift)
+    except OverflowError:
+        raise ValueError("the sum of the weights is beyond float64: divide them by a power of two") from None
+    return Sample(items, 1 / expected, expected, values, total, math.nan)
 
 
 def _checked_maximum(weights: Tensor, start: int) -> float:

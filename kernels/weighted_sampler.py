@@ -60,10 +60,11 @@ class WeightedSampler:
         """
         if start is None:
             start = self._seen[-1][1] if self._seen else 0
-        if isinstance(weights, np.ndarray) and not weights.flags.writeable and len(weights) > PIECE:
+        if isinstance(weights, np.ndarray) and not weights.flags.writeable and weights.size > PIECE:
+            pieces = WeightedSampler(self.k, seed=self.seed, replacement=self.replacement, stream=self.stream)
             for low in range(0, len(weights), PIECE):  # torch would copy all of it
-                self.update(weights[low : low + PIECE], start + low, backend=backend)
-            return self
+                pieces.update(weights[low : low + PIECE], start + low, backend=backend)
+            return self.merge(pieces)  # all of it or nothing
         tensor = as_weights(weights)
         race = choose("weighted_sample", tensor, backend=backend)
         return self.race(lambda **options: race(tensor, **options), len(tensor), start)

@@ -15,7 +15,7 @@ def check_name(name: object, known: Iterable[str], what: str) -> str:
     if isinstance(name, str) and name in options:
         return name
     near = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(f"unknown {what} {name!r}{hint} Known: {', '.join(options)}")
 
 

@@ -40,7 +40,7 @@ def first_arrivals(weights: Tensor, want: int, *, start: int, **options: Any) ->
         f"weights_{_name(weights)}",
         (weights.data_ptr(),),
         16 * _BLOCK,
-        weights[:: max(1, n // _SAMPLE)].double(),
+        weights[:: max(1, n // _SAMPLE)].double().contiguous(),
         describe,
         n=n,
         want=want,
@@ -140,6 +140,9 @@ def _race(
         elif crowded:
             # The weights as a whole say when; if it was said already, halfway between too early and too late.
             late = tried
+            if early is not None and late - early < 2**40:  # hardly any time between: let them all come
+                capacity = max(capacity, passed, arrived)
+                continue
             tried = (early + late) // 2 if early is not None else min(key_of(mean, total), late - 2**52)
         else:
             early, stride = tried, 2 * stride

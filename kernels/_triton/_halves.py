@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .._precision import power_of_two
 from ._resources import Variant
 
 HALF = (torch.float16, torch.bfloat16)
@@ -52,13 +53,13 @@ def halves(M: Tensor, precision: str, contracted: int) -> Halves:
         exponent = torch.frexp(torch.linalg.vector_norm(M, math.inf, dim=contracted)).exponent
     else:
         exponent = torch.zeros(M.shape[kept], dtype=torch.int32, device=M.device)
-    scale = torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), (exponent - 15).clamp(-126, 126))
+    scale = power_of_two((exponent - 15).clamp(-126, 126))
     high = torch.empty(n, -(-m // 16) * 16, dtype=dtype, device=M.device)
     low = torch.empty_like(high) if split else high
     blocks = -(-n // _BLOCK["BN"]) * -(-high.shape[1] // _BLOCK["BM"])
     if blocks:
         _split_kernel[(blocks,)](
-            *(M, scale, high, low, n, m, high.shape[1], M.stride(0), M.stride(1)),
+            *(M, 1 / scale, high, low, n, m, high.shape[1], M.stride(0), M.stride(1)),
             **_BLOCK,
             BY_ROW=contracted == 1,
             SPLIT=split,
@@ -79,9 +80,9 @@ def _split_kernel(
     inside = (o_n < n)[:, None] & (o_m < m)[None, :]
     b_m = tl.load(p_m + o_n[:, None] * s_n + o_m[None, :] * s_m, mask=inside, other=0.0)
     if BY_ROW:
-        b_m = b_m / tl.load(p_scale + o_n, mask=o_n < n, other=1.0)[:, None]
+        b_m = b_m * tl.load(p_scale + o_n, mask=o_n < n, other=1.0)[:, None]
     else:
-        b_m = b_m / tl.load(p_scale + o_m, mask=o_m < m, other=1.0)[None, :]
+        b_m = b_m * tl.load(p_scale + o_m, mask=o_m < m, other=1.0)[None, :]
     b_high = b_m.to(p_high.dtype.element_ty)
     o_out = o_n[:, None] * width + o_m[None, :]
     stored = (o_n < n)[:, None] & (o_m < width)[None, :]

@@ -10,6 +10,8 @@ import torch
 
 from kernel_distill.kernels import _dispatch
 from kernel_distill.kernels._dispatch import choose, explain, implement, use_backend
+from kernel_distill.kernels.kernel_matrix import kernel_matrix
+from kernel_distill.kernels.radial import Gaussian
 
 CUDA = torch.device("cuda", 0)
 
@@ -98,12 +100,22 @@ def test_launches_go_to_the_device_of_the_tensors(operation, monkeypatch):
 
 def test_a_missing_library_is_named(operation, monkeypatch):
     monkeypatch.setattr(_dispatch, "_installed", lambda library: library != "cupy")
-    assert explain(operation, on_gpu()) == {
-        "triton": "is slower for two",
-        "cuda": "needs cupy, which is not installed",
-        "torch": None,
-    }
     assert run(operation, on_gpu()) == "torch"
+
+
+def test_explain_takes_the_arguments_of_a_call():
+    X = torch.zeros(3, 2)
+    reasons = explain("kernel_matrix", Gaussian(), X)
+    assert reasons["torch"] is None
+    assert "cuda" in reasons["cuda"]
+    if not _dispatch.INTERPRETED:
+        assert reasons["triton"] == "needs tensors on a CUDA device, these are on 'cpu'"
+    assert explain("gram_add_", torch.zeros(2, 2), X) == {}
+    with pytest.raises(ValueError, match="no operation is called 'kernel_matrx'"):
+        explain("kernel_matrx", X)
+    with pytest.raises(ValueError, match="samples as rows"):
+        explain("kernel_matrix", Gaussian(), torch.zeros(3))
+    assert kernel_matrix(Gaussian(), X).shape == (3, 3)
 
 
 def test_use_backend_holds_in_its_block_and_thread(operation):

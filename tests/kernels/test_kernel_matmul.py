@@ -14,6 +14,7 @@ from kernel_distill.kernels.kernel_matmul import kernel_matmul, kernel_row_sums
 from kernel_distill.kernels.kernel_matrix import kernel_matrix
 from kernel_distill.kernels.radial import Gaussian
 
+from .peak import PeakMemory
 from .places import SIZES, places
 from .radial_cases import KERNELS, normals, oracle, rounding
 from .transforms import check_derivatives
@@ -166,6 +167,26 @@ print(json.dumps((peak() - before) / 2**10))
     assert 1 < json.loads(done.stdout) < 64
 
 
+@pytest.mark.parametrize("case", KERNELS)
+@pytest.mark.parametrize("gradient", [False, True])
+def test_temporaries_of_every_kernel_fit_the_budget(case, gradient):
+    n, d, budget = 700, 3, 1 << 20  # K itself would be 1.9 MiB, and is cut in tiles of at most 1 MiB
+    X = torch.from_numpy(normals(n, d).astype(np.float32)).requires_grad_(gradient)
+    Y, V = torch.from_numpy(normals(n, d, seed=1).astype(np.float32)), torch.ones(n, 2)
+
+    def run():
+        out = kernel_matmul(case.make(1.3), X, Y, V, memory_budget=budget)
+        if gradient:
+            out.sum().backward()
+
+    run()
+    X.grad = None
+    with PeakMemory() as memory:
+        run()
+    slack = 40 * n * (d + 4) * 4  # copies of rows, totals and their gradients
+    assert memory.peak <= budget + slack
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -182,6 +203,14 @@ print(json.dumps((peak() - before) / 2**10))
                 Gaussian(), np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(3), leave_one_out=True
             ),
             "call it with `Y=None`",
+        ),
+        (
+            lambda: kernel_matmul(Gaussian(), np.zeros((3, 2), np.float32), None, np.ones(3)),
+            "cast one of them",
+        ),
+        (
+            lambda: kernel_row_sums(Gaussian(), np.zeros((3, 2)), memory_budget="1G"),
+            "positive number of bytes",
         ),
         (lambda: kernel_row_sums(Gaussian(), np.zeros((3, 2)), memory_budget=0), "positive number of bytes"),
         (

@@ -520,5 +520,5 @@ def test_bad_input_with_three_axes():
         mmd2(X, X, Gaussian(), groups=([0], [0]))
     with pytest.raises(ValueError, match="two rows, got 1 rows"):
         median_bandwidth(X[0, :1])
-    with pytest.raises(ValueError, match="`bandwidth` must be positive"):
+    with pytest.raises(ValueError, match="no bandwidth: most rows are equal"):
         mmd2(np.ones((3, 2)), np.ones((3, 2)))  # no distance to take a median of
