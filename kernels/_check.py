@@ -1,7 +1,7 @@
 """What the operations accept: arrays of NumPy, torch and CuPy in, torch tensors inside; checked on metadata only."""
 
 import math
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ def check_whole(value: Any, name: str) -> int:
 
 def check_budget(memory_budget: Any) -> None:
     """Raise unless a byte budget is None or a positive number."""
-    usable = memory_budget is None or (isinstance(memory_budget, Real) and memory_budget >= 1)
+    usable = memory_budget is None or (isinstance(memory_budget, (int, float)) and memory_budget >= 1)
     if not usable:
         raise ValueError(f"`memory_budget` must be a positive number of bytes, got {memory_budget!r}")
 

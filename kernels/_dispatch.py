@@ -100,7 +100,7 @@ def choose(operation: str, *args: Any, backend: str | None = None, **kwargs: Any
             if reason is None:
                 return _on_its_device(known[name].load(), args)
             _say_once(operation, name, reason)
-    if named not in BACKENDS:
+    if named is None or named not in BACKENDS:
         raise ValueError(f"unknown backend {named!r}: known are {', '.join(BACKENDS)}")
     reason = _refusal(operation, named, args, kwargs, automatic=False)
     if reason is not None:

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ KINDS = ("nngp", "ntk")
 
 def check_network(depth: object, kind: object, leak: object) -> None:
     """Raise unless these describe a network."""
-    if isinstance(depth, bool) or not isinstance(depth, Integral) or depth < 0:
+    if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 0:
         raise ValueError(f"`depth` must be a whole number of layers, 0 or more, got {depth!r}")
     check_option(kind, KINDS, "kind")
     if not isinstance(leak, Real) or not math.isfinite(leak):
@@ -86,10 +87,10 @@ def conv_network(
         raise ValueError(
             "`depth` must be 1 or more: without a convolution, flatten and use `arc_cosine_kernel`"
         )
-    counts = (pooling,) * depth if isinstance(pooling, Integral) else tuple(pooling)
-    if len(counts) != depth or not all(isinstance(q, Integral) and q >= 0 for q in counts):
+    counts = (int(pooling),) * depth if isinstance(pooling, (int, np.integer)) else tuple(pooling)
+    if len(counts) != depth or not all(isinstance(q, (int, np.integer)) and q >= 0 for q in counts):
         raise ValueError(f"`pooling` must be a count, or one for each of the {depth} blocks, got {pooling!r}")
-    if not isinstance(filter_size, Integral) or filter_size < 1 or filter_size % 2 == 0:
+    if not isinstance(filter_size, (int, np.integer)) or filter_size < 1 or filter_size % 2 == 0:
         raise ValueError(f"`filter_size` must be odd and positive, got {filter_size!r}")
     sizes = [size]
     for count in counts:
