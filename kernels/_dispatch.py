@@ -128,7 +128,7 @@ def explain(operation: str, *args: Any, **kwargs: Any) -> dict[str, str | None]:
     ValueError
         If there is no such operation, or the call itself would raise.
     """
-    package = importlib.import_module(__package__)
+    package = importlib.import_module(__name__.rpartition(".")[0])
     if operation not in package.__all__ or not callable(getattr(package, operation)):
         raise ValueError(f"no operation is called {operation!r}: known are {', '.join(sorted(_REGISTRY))}")
     token = _explaining.set(True)
