@@ -140,8 +140,9 @@ def _race(
         elif crowded:
             # The weights as a whole say when; if it was said already, halfway between too early and too late.
             late = tried
-            if early is not None and late - early < 2**40:  # hardly any time between: let them all come
-                capacity = max(capacity, passed, arrived)
+            if early is not None and late - early < 2**40:
+                # Hardly any time between: weights so small that the filter overflows turn nobody away. Let all in.
+                capacity, late = max(capacity, passed, arrived), bound
                 continue
             tried = (early + late) // 2 if early is not None else min(key_of(mean, total), late - 2**52)
         else:

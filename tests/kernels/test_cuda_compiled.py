@@ -159,6 +159,20 @@ def test_extreme_weights(turns, weights, replacement):
 
 
 @pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [(torch.float32, 3e-37), (torch.float32, 1e-41), (torch.float64, 1e-310)]
+)
+def test_weights_near_the_least_number_of_their_type(turns, dtype, scale, replacement):
+    """The filter's factor overflows and lets every item pass: the race must end all the same."""
+    weights = (
+        torch.rand(6_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scale
+    ).to(dtype)
+    found = sampling.first_arrivals(weights, **options(50, replacement=replacement))
+    same(found, _first_arrivals.first_arrivals(weights, **options(50, replacement=replacement)))
+    assert len(turns) < 150
+
+
+@pytest.mark.parametrize("replacement", [False, True])
 def test_bad_estimates_of_the_time_are_mended(turns, replacement, monkeypatch):
     """The subsample sees every tenth item; what it misses decides."""
     monkeypatch.setattr(sampling, "_SAMPLE", 30)
