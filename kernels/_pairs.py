@@ -15,7 +15,7 @@ def prepare_pairs(
 ) -> tuple[Tensor, Tensor, bool]:
     """Rows as the operations work on them: (X, Y, whether Y is X).
 
-    Both are cast to the working dtype and moved by the median of Y's rows (of 1,024 of them, evenly spread). Distances
+    Both are cast to the working dtype and moved by the median of Y's rows (of 256 of them, evenly spread). Distances
     do not change; their rounding errors, which grow with the squared norms, become several times smaller on image
     pixels. A median, because one far row would draw a mean away from all others. Differences of coordinates need none.
     """
@@ -30,7 +30,7 @@ def prepare_pairs(
     x = x.to(dtype)
     y = x if same else y.to(dtype)
     if centre and y.shape[0] > 0 and kernel.metric == "squared":
-        middle = y.detach()[:: max(1, y.shape[0] // 1024)].median(dim=0).values
+        middle = y.detach()[:: max(1, y.shape[0] // 256)].median(dim=0).values
         # Rows of NaN or infinity must spoil their own distances, not everybody's.
         middle = torch.where(middle.isfinite(), middle, 0)
         x = x - middle
@@ -71,8 +71,8 @@ class Distances:
             self.x = rounded(x, precision)
             self.y = self.x if y is x else rounded(y, precision)
         if not self.manhattan:
-            self.x_norms = self.x.square().sum(1)
-            self.y_norms = self.x_norms if y is x else self.y.square().sum(1)
+            self.x_norms = _squared_norms(self.x)
+            self.y_norms = self.x_norms if y is x else _squared_norms(self.y)
 
     def block(self, rows: slice, columns: slice, out: Tensor) -> Tensor:
         """Fill `out` with the distances of these rows and columns; return it."""
@@ -84,6 +84,11 @@ class Distances:
         else:
             out.copy_(inner_products(x, y, self.precision)).mul_(-2).add_(self.y_norms[columns])
         return out.add_(self.x_norms[rows, None]).clamp_(min=0)
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """By norms: a sum of squares would write an array of the size of the rows first, at 50 times the cost."""
+    return torch.linalg.vector_norm(rows, dim=1).square_()
 
 
 def set_diagonal(tile: Tensor, value: float, offset: int) -> Tensor:

@@ -161,7 +161,7 @@ def keops(
     bench: Bench, x: Tensor, y: Tensor, gamma: float, v: Tensor | None = None, log: bool = False
 ) -> Call:
     """KeOps: row sums, products with `v`, or the logarithm of row sums."""
-    from pykeops.torch import LazyTensor
+    from pykeops.torch import LazyTensor  # pyright: ignore[reportMissingImports]
 
     ones = torch.ones(len(y), 1, device=y.device, dtype=y.dtype)
     columns = ones if v is None else v

@@ -164,9 +164,9 @@ def test_extreme_weights(turns, weights, replacement):
 )
 def test_weights_near_the_least_number_of_their_type(turns, dtype, scale, replacement):
     """The filter's factor overflows and lets every item pass: the race must end all the same."""
-    weights = (
-        torch.rand(6_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scale
-    ).to(dtype)
+    weights = (torch.rand(6_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * scale).to(
+        dtype
+    )
     found = sampling.first_arrivals(weights, **options(50, replacement=replacement))
     same(found, _first_arrivals.first_arrivals(weights, **options(50, replacement=replacement)))
     assert len(turns) < 150

@@ -121,7 +121,7 @@ def test_rows_may_be_any_array():
     assert torch.equal(squared_distances(X), wanted)
     assert torch.equal(squared_distances(X.tolist()), wanted)
     assert squared_distances(X.astype(np.uint8)).dtype == torch.float32
-    assert torch.equal(squared_distances(X.astype(np.uint8)), wanted.float())
+    torch.testing.assert_close(squared_distances(X.astype(np.uint8)), wanted.float())
     assert squared_distances(torch.from_numpy(X).half()).dtype == torch.float32
     assert squared_distances(X.astype(np.float32), precision="exact").dtype == torch.float64
     assert torch.allclose(squared_distances(X[::-1]), wanted.flip(0, 1))
