@@ -205,7 +205,7 @@ class MixtureOfGaussians(RadialKernel):
     ratios : sequence of float, default (1, 2, 4, 8, 16)
         ρ, the bandwidths relative to σ. If their squares are powers of two of each other, as they are in every
         published list, one exponential is evaluated and squared, up to eight times in all (further ones are evaluated
-        again): the float32 error stays below 2e-5 of the sum of the weights, 4e-6 for equal weights.
+        again): the float32 error stays below 2e-5 of the sum of the weights, 4e-6 for the default ratios.
     weights : sequence of float, optional
         w, not negative, default all one (the published codes add kernels up).
     """
