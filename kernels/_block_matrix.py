@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ._recompute import pull_back, push_forward, recomputed
-from ._tiled import DEFAULT_BUDGET
+from ._tiled import budget_of
 
 
 def block_matrix(
@@ -86,7 +86,7 @@ def by_rows(
 
 def _budget(example: Tensor, least: int, asked: int | None) -> int:
     if asked is None:
-        return max(least, DEFAULT_BUDGET.get(example.device.type, DEFAULT_BUDGET["cpu"]))
+        return max(least, budget_of(None, example.device))
     if asked < least:
         raise ValueError(
             f"`memory_budget` is {asked} bytes, but one entry of this matrix takes {least}: raise it"

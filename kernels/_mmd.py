@@ -23,7 +23,7 @@ from ._mmd_batches import Batch, Counts, batches, group_of_row
 from ._mmd_pass import USUAL, Pass, Rows
 from ._pairs import diagonal_length, set_diagonal
 from ._recompute import pull_back, recomputed_tangent
-from ._tiled import DEFAULT_BUDGET, sum_over_tiles
+from ._tiled import budget_of, sum_over_tiles
 from .radial import RadialKernel
 
 
@@ -91,7 +91,7 @@ class Sums:
 
     def _batches(self, x: Tensor, temporaries: int) -> Iterator[tuple[Batch, int]]:
         """Batches, and how many pairs of rows a tile of each of their groups may have."""
-        budget = self.memory_budget or DEFAULT_BUDGET.get(x.device.type, DEFAULT_BUDGET["cpu"])
+        budget = budget_of(self.memory_budget, x.device)
         pairs = budget // (x.element_size() * self.kernel.temporaries * temporaries)
         for batch in batches(self.counts, x, pairs, USUAL):
             yield batch, pairs // len(batch.groups)

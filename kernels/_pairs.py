@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._check import as_rows, as_tensor, check_columns, check_together
+from ._check import as_rows, as_tensor, check_budget, check_columns, check_together
 from ._precision import inner_products, rounded, working_dtype
 from .radial import RadialKernel
 
@@ -36,6 +36,13 @@ def prepare_pairs(
         x = x - middle
         y = x if same else y - middle
     return x, y, same
+
+
+def check_sum(same: bool, leave_one_out: bool, memory_budget: Any) -> None:
+    """Raise unless the options of a sum over pairs fit together."""
+    if leave_one_out and not same:
+        raise ValueError("`leave_one_out` leaves out the terms i = j of K(X, X): call it with `Y=None`")
+    check_budget(memory_budget)
 
 
 def like_rows(values: Tensor, x: Tensor, X: Any, name: str) -> Tensor:

@@ -67,7 +67,7 @@ def sum_over_tiles(
     """
     tensors = [*rows, *columns, *shared]
     kinds: list[Kind] = [*["row"] * len(rows), *["column"] * len(columns), *["shared"] * len(shared)]  # type: ignore[list-item]
-    budget = memory_budget or DEFAULT_BUDGET.get(tensors[0].device.type, DEFAULT_BUDGET["cpu"])
+    budget = budget_of(memory_budget, tensors[0].device)
     plan = _Plan(
         function,
         tuple(kinds),
@@ -79,6 +79,11 @@ def sum_over_tiles(
         fast,
     )
     return _Sum.apply(plan, *tensors)  # type: ignore[return-value]
+
+
+def budget_of(memory_budget: int | None, device: torch.device) -> int:
+    """Bytes that temporaries may take: what was asked for, or the default of the device."""
+    return memory_budget or DEFAULT_BUDGET.get(device.type, DEFAULT_BUDGET["cpu"])
 
 
 def tile_sides(n: int, m: int, bytes_per_pair: int, memory_budget: int) -> tuple[int, int]:

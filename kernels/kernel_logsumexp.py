@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._check import as_tensor, check_budget
+from ._check import as_tensor
 from ._dispatch import choose, implement
-from ._pairs import Distances, diagonal_length, like_rows, prepare_pairs, set_diagonal
-from ._tiled import DEFAULT_BUDGET, sum_over_tiles, tile_sides
+from ._pairs import Distances, check_sum, diagonal_length, like_rows, prepare_pairs, set_diagonal
+from ._tiled import budget_of, sum_over_tiles, tile_sides
 from .kernel_matmul import sums_rejects
 from .radial import RadialKernel
 
@@ -60,9 +60,7 @@ def kernel_logsumexp(
     Time as row sums and one exponential more for each tile row; O((n + m) d) memory.
     """
     x, y, same = prepare_pairs(kernel, X, Y, precision, centre)
-    if leave_one_out and not same:
-        raise ValueError("`leave_one_out` leaves out the terms i = j of K(X, X): call it with `Y=None`")
-    check_budget(memory_budget)
+    check_sum(same, leave_one_out, memory_budget)
     weights: tuple[Tensor, ...] = ()
     if log_weights is not None:
         b = as_tensor(log_weights, "log_weights")
@@ -143,7 +141,7 @@ def _torch(
     n, m = x.shape[0], y.shape[0]
     parameters = kernel.parameters(x)
     distances = Distances(kernel, x, y, precision)
-    budget = memory_budget or DEFAULT_BUDGET.get(x.device.type, DEFAULT_BUDGET["cpu"])
+    budget = budget_of(memory_budget, x.device)
     high, wide = tile_sides(n, m, x.element_size() * (kernel.temporaries + 1), budget)
     buffer = x.new_empty(high * wide)
     result = x.new_empty(n)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._check import as_tensor, check_budget
+from ._check import as_tensor
 from ._dispatch import choose, implement
-from ._pairs import Distances, like_rows, prepare_pairs, set_diagonal
+from ._pairs import Distances, check_sum, like_rows, prepare_pairs, set_diagonal
 from ._thresholds import MOST_COLUMNS
-from ._tiled import DEFAULT_BUDGET, sum_over_tiles, tile_sides
+from ._tiled import budget_of, sum_over_tiles, tile_sides
 from .kernel_matrix import triton_rejects
 from .radial import RadialKernel
 
@@ -105,9 +105,7 @@ def _product(
     memory_budget: int | None,
     backend: str | None,
 ) -> Tensor:
-    if leave_one_out and not same:
-        raise ValueError("`leave_one_out` leaves out the terms i = j of K(X, X): call it with `Y=None`")
-    check_budget(memory_budget)
+    check_sum(same, leave_one_out, memory_budget)
     run = choose("kernel_matmul", x, y, kernel, same, precision, v, backend=backend)
     parameters = kernel.parameters(x)
     given = () if v is None else (v,)
@@ -162,7 +160,7 @@ def _torch(
     parameters = kernel.parameters(x)
     distances = Distances(kernel, x, y, precision)
     total = x.new_zeros((n, 1 if v is None else v.shape[1]), dtype=torch.float64)
-    budget = memory_budget or DEFAULT_BUDGET.get(x.device.type, DEFAULT_BUDGET["cpu"])
+    budget = budget_of(memory_budget, x.device)
     high, wide = tile_sides(n, m, x.element_size() * kernel.temporaries, budget)
     if same:
         high = wide = min(high, wide)

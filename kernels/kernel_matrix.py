@@ -13,7 +13,7 @@ from torch import Tensor
 from ._dispatch import choose, compute_capability, implement
 from ._pairs import Distances, prepare_pairs, set_diagonal
 from ._recompute import recomputed
-from ._tiled import DEFAULT_BUDGET
+from ._tiled import budget_of
 from .radial import RadialKernel, SquaredDistance
 from .statistics import mirror_upper_
 
@@ -106,7 +106,7 @@ def _torch(
     parameters = kernel.parameters(x)
     distances = Distances(kernel, x, y, precision, psd_safe)
     K = x.new_empty(n, m)
-    budget = DEFAULT_BUDGET.get(x.device.type, DEFAULT_BUDGET["cpu"])
+    budget = budget_of(None, x.device)
     high = max(1, min(n, budget // (K.element_size() * kernel.temporaries * max(1, m))))
     for top in range(0, n, high):
         rows = slice(top, min(top + high, n))
