@@ -1,0 +1,1 @@
+"""Recipes of published runs, one TOML file a run or a family of runs (`api/_recipes.py`)."""
