@@ -1,0 +1,183 @@
+"""Training rows by index: transformed, with targets, and some held out to choose by.
+
+Learned methods look at rows in any order and more than once, so they need arrays (in memory or mapped from
+disk), not streams. Rows are transformed once where they fit `CACHE_BYTES`, and batch by batch where not.
+"""
+
+import functools
+import hashlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._check import check_count, check_finite, check_non_negative
+from ..source import ArraySource, Source, row_keys, to_tensor
+from ..targets import Targets
+from ..transforms import Transform
+
+# Rows held out to choose by: enough that an accuracy is known to half a percent.
+HOLDOUT_ROWS = 5000
+CACHE_BYTES = 2**30
+_CHUNK_BYTES = 64 * 2**20
+
+
+class TrainingRows:
+    """Rows to learn from, and rows held out.
+
+    Parameters
+    ----------
+    source : ArraySource
+    transform : Transform
+    targets : Targets
+    seed : int
+        Decides which rows are held out.
+    holdout : float, default 0.05
+        Share of the rows held out, at most `HOLDOUT_ROWS`; 0 for none.
+    dtype : torch.dtype, default float32
+        Of transformed inputs: float32 or float64.
+    device : torch.device or str, default "cpu"
+        Where batches are handed out.
+    cache_bytes : int, default 2**30
+        Transformed rows are kept on the device if they take no more than this.
+
+    Attributes
+    ----------
+    n : int
+        Number of training rows; indices below run from 0 to n - 1, in the order of the source.
+    n_held_out : int
+        Number of rows held out.
+    classes : Tensor, shape (n,), int64, or None
+        Class of each training row, on the CPU; None for regression.
+    chunk : int
+        Rows in one piece of `chunks` and `held_out`: 64 MiB in float64.
+
+    Raises
+    ------
+    ValueError
+        If `source` is a stream or weighted, values are not finite, or the rows held out leave a class without
+        training rows.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transform: Transform,
+        targets: Targets,
+        *,
+        seed: int,
+        holdout: float = 0.05,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if not isinstance(source, ArraySource):
+            raise ValueError(
+                "learned methods read rows in any order, which a stream cannot give: pass arrays (memory maps"
+                " for what does not fit into memory)"
+            )
+        if source.weight is not None:
+            raise ValueError("learned methods take no sample_weight: leave it out")
+        if check_non_negative(holdout, "holdout") >= 1:
+            raise ValueError(f"`holdout` must be a share below 1, got {holdout}")
+        check_count(cache_bytes, "cache_bytes", 0)
+        self.transform, self.targets, self.dtype = transform, targets, dtype
+        self.device = torch.device(device)
+        self._source = source
+        total = len(source.X)
+        aside = min(round(holdout * total), HOLDOUT_ROWS)
+        order = row_keys(seed, "holdout", 0, total).argsort(stable=True)
+        train = order[aside:].sort().values
+        self.n, self.n_held_out = len(train), aside
+        column = targets.indices(source.y) if targets.is_classes else None
+        self.classes = None if column is None else column[train]
+        missing = 0 if column is None else len(column.unique()) - len(column[train].unique())
+        if self.n == 0 or missing:
+            left = f"{missing} classes without training rows" if missing else "no training rows"
+            raise ValueError(
+                f"holding out {aside} of {total} rows leaves {left}: give more rows, or holdout=0 to choose on the"
+                " training rows"
+            )
+        # A target row is a row of the table; classes have one each, values are their own table.
+        values = targets.encode(source.y if column is None else np.asarray(targets.classes))
+        check_finite(values, "y")
+        self._table = values.to(self.device)
+        self._entry = (torch.arange(total) if column is None else column).to(self.device)
+        self._train = train.to(self.device)
+        # Where no rows are held out, a random share of all rows is chosen on: the first ones may be of one class.
+        self._judges = order[: aside or HOLDOUT_ROWS].sort().values.to(self.device)
+        width = math.prod(source.input_shape)
+        self.chunk = max(64, _CHUNK_BYTES // (8 * width))
+        self._cache: Tensor | None = None
+        if total * width * dtype.itemsize <= cache_bytes:
+            cache = torch.empty(total, *source.input_shape, dtype=dtype, device=self.device)
+            for rows in torch.arange(total).split(self.chunk):
+                cache[int(rows[0]) : int(rows[-1]) + 1] = self._read(rows)
+            self._cache = cache
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """Transformed inputs (b, *input_shape) of training rows, in `dtype` on `device`."""
+        return self._inputs(self._train[index.to(self.device)])
+
+    def outputs(self, index: Tensor) -> Tensor:
+        """Target rows (b, k), float64, of training rows, on `device`."""
+        return self._outputs(self._train[index.to(self.device)])
+
+    def raw(self, index: Tensor) -> Tensor:
+        """Raw inputs (b, *input_shape) of training rows, in the dtype of the source, on the CPU."""
+        return self._raw(self._train[index.to(self.device)].cpu())
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """All training rows in order, in pieces of bounded memory: index, inputs, target rows."""
+        for index in torch.arange(self.n, device=self.device).split(self.chunk):
+            yield index, self.inputs(index), self.outputs(index)
+
+    def held_out(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows to choose by, in pieces: inputs and target rows.
+
+        Where none were held out, training rows: all, or a random choice of `HOLDOUT_ROWS`.
+        """
+        for rows in self._judges.split(self.chunk):
+            yield self._inputs(rows), self._outputs(rows)
+
+    @functools.cached_property
+    def data_range(self) -> tuple[float, float]:
+        """Smallest and largest raw value of the training rows; of uint8 images 0 and 255."""
+        edges = [math.inf, -math.inf]
+        for index in torch.arange(self.n, device=self.device).split(self.chunk):
+            raw = self.raw(index)
+            low, high = (0, 255) if raw.dtype == torch.uint8 else map(float, raw.aminmax())
+            edges = [min(edges[0], low), max(edges[1], high)]
+            if raw.dtype == torch.uint8:
+                break
+        return edges[0], edges[1]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Sha256 of the raw rows and their targets, held out or not: what a checkpoint knows its data by."""
+        total = hashlib.sha256()
+        for batch in self._source.batches(self.chunk):
+            total.update(f"{batch.X.dtype}{tuple(batch.X.shape[1:])}".encode() if batch.start == 0 else b"")
+            total.update(batch.X.contiguous().view(torch.uint8).numpy().data)
+        for values in (self._table, self._entry):
+            total.update(values.cpu().contiguous().view(torch.uint8).numpy().data)
+        return total.hexdigest()
+
+    def _inputs(self, rows: Tensor) -> Tensor:
+        return self._read(rows.cpu()) if self._cache is None else self._cache[rows]
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        return self._table[self._entry[rows]]
+
+    def _read(self, rows: Tensor) -> Tensor:
+        raw = self._raw(rows)
+        if raw.is_floating_point() and not torch.isfinite(raw.sum()):
+            for position, row in enumerate(rows.tolist()):
+                check_finite(raw[position : position + 1], "X", row)
+        return self.transform.forward(raw.to(self.device), self.dtype)
+
+    def _raw(self, rows: Tensor) -> Tensor:
+        X = self._source.X
+        return to_tensor(X[rows] if isinstance(X, Tensor) else X[rows.numpy()])
