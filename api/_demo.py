@@ -37,7 +37,7 @@ class Result:
     accuracy: float
     seconds: float
 
-    def cells(self) -> tuple[str | int | float, ...]:
+    def cells(self) -> tuple[str | int | float | None, ...]:
         """Row of the table with `COLUMNS`."""
         ds, c = self.ds, self.ds.certificate
         scores = percent(self.full_accuracy), percent(self.accuracy)

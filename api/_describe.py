@@ -45,9 +45,8 @@ def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             "targets": document["targets"],
             "class_names": document["class_names"],
             "points_per_class": per_class,
-            "transform": document["encoder"]["transform"],
-            "feature_map": document["encoder"]["feature_map"],
-            "precision": document["encoder"]["precision"],
+            # transform, then feature map and precision, or kernel
+            **{key: value for key, value in document["encoder"].items() if key != "fingerprint"},
             "other_arrays": {name: _describe_tensor(tensor) for name, tensor in sorted(tensors.items())},
             "distilled_ridge": document["distilled_ridge"],
             "intercept": document["intercept"],
@@ -78,23 +77,37 @@ def description_tables(description: Mapping[str, Any]) -> list[Table]:
     return [
         _tables.table(("", ""), rows, title="distilled set"),
         certificate_table(
-            Certificate.model_validate({name: certificate[name] for name in Certificate.model_fields})
+            Certificate.model_validate({key: certificate[key] for key in certificate if key != "explanation"})
         ),
         _tables.table(("", ""), _flat(provenance), title="provenance"),
     ]
 
 
 def certificate_table(certificate: Certificate) -> Table:
-    """Lay a certificate out with what each number means."""
+    """Lay a certificate out with what each number means; what does not apply to the set is left out."""
     c = certificate
+    if c.model_rank is None:
+        rank, origin = "of the set's features or kernel matrix", "of training data learned from"
+    else:
+        rank = f"of the set's features; the model has rank {c.model_rank}"
+        origin = "of training data behind the full model"
     rows: list[tuple[str, Any, str]] = [
         ("status", c.status.value, c.status.explanation),
+        ("held-out score", c.heldout_score, "accuracy (R2 for values) on rows held out of the training data"),
+        ("held-out loss", c.heldout_loss, "by which the set was chosen"),
+        (
+            "held-out rows",
+            c.heldout_rows,
+            "of these figures" if c.heldout_rows else "training rows stood in for them",
+        ),
+        ("step", c.selected_step, "after which the set was taken"),
+        ("steps", c.steps, "of the run"),
         ("weight error", c.weight_error, "||W_S - W|| / ||W||, before points are stored"),
         ("stored error", c.stored_error, "the same for x and y as they are stored"),
         ("prediction error", c.prediction_error, "relative, root mean square over the training data"),
         ("ridge", c.ridge, f"of the full model, {c.ridge_rule}"),
         ("distilled ridge", c.distilled_ridge, "to train on the set with"),
-        ("rank", c.rank, f"of the set's features; the model has rank {c.model_rank}"),
+        ("rank", c.rank, rank),
         ("condition", c.condition, "of the set's features"),
         ("max |x|", c.max_abs_x, "largest absolute value in x"),
         (
@@ -102,11 +115,13 @@ def certificate_table(certificate: Certificate) -> Table:
             "not known" if c.out_of_range is None else _tables.percent(c.out_of_range),
             "values of x outside the range of the training data",
         ),
-        ("rows", c.n_rows, "of training data behind the full model"),
+        ("rows", c.n_rows, origin),
     ]
     rows += [("note", "", note) for note in c.notes]
     return _tables.table(
-        ("", "", ""), [(name, _tables.show(value), text) for name, value, text in rows], title="certificate"
+        ("", "", ""),
+        [(name, _tables.show(value), text) for name, value, text in rows if value is not None],
+        title="certificate",
     )
 
 

@@ -14,7 +14,9 @@ from .solver._check import check_name
 from .solver.data import Data
 from .solver.distilled_set import DistilledSet
 from .solver.encoder import Encoder
-from .solver.model import RidgeModel, as_rows, decision_functions, score
+from .solver.kernel_encoder import KernelEncoder
+from .solver.kernel_model import KernelModel, solve_kernel
+from .solver.model import Model, RidgeModel, as_rows, decision_functions, score
 from .solver.ridge import RidgePath
 from .solver.source import row_keys, to_tensor
 
@@ -36,11 +38,11 @@ def evaluate(
     Parameters
     ----------
     sets : DistilledSet, path, or sequence or mapping of them
-        Names in the table are keys, file names, or the feature map and number of points.
+        Names in the table are keys, file names, or the feature map (or kernel) and number of points.
     data : Data or (X, y)
         What `load_data` returns (its test split is used), or raw test inputs with labels or values.
     recipe : {"ridge"}, default "ridge"
-        "ridge" trains the set's own model: its feature map, its ridge, its labels.
+        "ridge" trains the set's own model: its feature map or kernel, its ridge, its labels.
     baselines : sequence of {"random"}, default ()
         "random": as many real training rows of each class in place of the points, drawn by ``seed``, with
         the same encoder, hard labels, and a ridge of their own, chosen by generalised cross-validation on
@@ -81,7 +83,7 @@ def evaluate(
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence!r}")
     test = _Test(data, bool(wanted))
-    entries: list[tuple[Row, RidgeModel, RidgeModel | None]] = []
+    entries: list[tuple[Row, RidgeModel | KernelModel, RidgeModel | None]] = []
     for name, ds in _named(sets):
         test.check(name, ds)
         metric = "accuracy" if ds.targets.is_classes else "r2"
@@ -170,7 +172,7 @@ def _named(sets: Any) -> list[tuple[str, DistilledSet]]:
         if isinstance(item, (str, os.PathLike)):
             name, ds = os.fspath(item), DistilledSet.load(item)
         elif isinstance(item, DistilledSet):
-            name, ds = f"{item.encoder.feature_map.name}-{len(item)}", item
+            name, ds = f"{item.encoder.name}-{len(item)}", item
         else:
             raise ValueError(f"expected a DistilledSet or a path among `sets`, got {type(item).__name__}")
         name = unique = name if key is None else str(key)
@@ -182,16 +184,16 @@ def _named(sets: Any) -> list[tuple[str, DistilledSet]]:
     return list(named.items())
 
 
-def _share_encoders(models: Sequence[RidgeModel]) -> list[RidgeModel]:
+def _share_encoders(models: Sequence[RidgeModel | KernelModel]) -> list[Model[Any]]:
     """Give models that encode alike one encoder object: files are loaded one by one, each with its own."""
-    known: dict[str, Encoder] = {}
+    known: dict[str, Encoder | KernelEncoder] = {}
     return [
         dataclasses.replace(model, encoder=known.setdefault(model.encoder.digest(), model.encoder))
         for model in models
     ]
 
 
-def _random_rows(ds: DistilledSet, test: _Test, seed: int) -> tuple[RidgeModel, int]:
+def _random_rows(ds: DistilledSet, test: _Test, seed: int) -> tuple[RidgeModel | KernelModel, int]:
     """Model of as many real rows of each class as the set has points, and the bytes of those rows."""
     targets = ds.targets
     X = as_rows(test.x_train, ds.encoder.transform.input_shape)
@@ -211,17 +213,33 @@ def _random_rows(ds: DistilledSet, test: _Test, seed: int) -> tuple[RidgeModel, 
             )
         chosen.append(members[keys[members].argsort()[:count]])
     rows = torch.cat(chosen).numpy()
-    F = ds.encoder(to_tensor(X[rows]), torch.float64)
-    Y = targets.encode(np.asarray(y)[rows])
-    path = RidgePath.from_rows(F, Y, intercept=ds.intercept)
-    candidates = path.grid()
-    _, ridge = min(zip(path.gcv(candidates), candidates, strict=True))
-    model = RidgeModel(ds.encoder, targets, *path.weights(ridge))
+    model = _train_on(ds, ds.encoder(to_tensor(X[rows]), torch.float64), targets.encode(np.asarray(y)[rows]))
     return model, X[rows].nbytes + np.asarray(y)[rows].nbytes
 
 
+def _train_on(ds: DistilledSet, encoded: Tensor, Y: Tensor) -> RidgeModel | KernelModel:
+    """Model of rows as the set's encoder gives them, with a ridge of their own.
+
+    A kernel matrix K = U S U' is that of the features U sqrt(S), which have the same residuals at every ridge.
+    """
+    encoder = ds.encoder
+    if not isinstance(encoder, KernelEncoder):
+        path = RidgePath.from_rows(encoded, Y, intercept=ds.intercept)
+        return RidgeModel(encoder, ds.targets, *path.weights(_best_ridge(path)))
+    K = encoder.kernel.matrix(encoded)
+    values, vectors = torch.linalg.eigh(K)
+    path = RidgePath.from_rows(vectors * values.clamp_min(0).sqrt(), Y)
+    return KernelModel(encoder, ds.targets, encoded, solve_kernel(K, Y, _best_ridge(path)))
+
+
+def _best_ridge(path: RidgePath) -> float:
+    """Ridge of the least generalised cross-validation score."""
+    candidates = path.grid()
+    return min(zip(path.gcv(candidates), candidates, strict=True))[1]
+
+
 def _score_row(
-    row: Row, model: RidgeModel, scores: np.ndarray, full: np.ndarray | None, y: Any, confidence: float
+    row: Row, model: Model[Any], scores: np.ndarray, full: np.ndarray | None, y: Any, confidence: float
 ) -> Row:
     """`row` with its results."""
     targets = model.targets

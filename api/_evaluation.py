@@ -57,7 +57,7 @@ class Row:
     differences : tuple of Difference, or None
         Test rows on which the two disagree.
     stored_error : float or None
-        From the set's certificate.
+        From the set's certificate; None for learned sets.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Measure what a distilled set gives against the full model: the numbers of its certificate."""
+"""Measure what a distilled set gives, against the full model where there is one: the numbers of its certificate."""
 
 import math
 
@@ -71,7 +71,7 @@ def certify(
         model_rank=model_rank(torch.linalg.svdvals(truth)),
         condition=factor.condition,
         max_abs_x=float(x.double().abs().max()),
-        out_of_range=_share_outside(x.double(), full.data_range) if in_input_units else None,
+        out_of_range=share_outside(x.double(), full.data_range) if in_input_units else None,
         n_rows=full.n_rows,
         notes=full.notes + notes,
     )
@@ -93,10 +93,22 @@ def _prediction_error(full: FullModel, W: Tensor, bias: Tensor) -> float:
     return (square(difference, offset) / whole) ** 0.5 if whole > 0 else 0.0
 
 
-def _share_outside(x: Tensor, data_range: tuple[float, float]) -> float | None:
-    """Share of values beyond the data's, up to rounding."""
+def share_outside(x: Tensor, data_range: tuple[float, float]) -> float | None:
+    """Share of values beyond the data's, up to rounding; None where the range is not known."""
     low, high = data_range
     if not math.isfinite(high - low):
         return None
     slack = 1e-9 * max(abs(low), abs(high), 1.0)
     return float(((x < low - slack) | (x > high + slack)).double().mean())
+
+
+def kernel_rank(K: Tensor, tolerance: float) -> tuple[int, float]:
+    """Rank and condition number of the features behind a kernel matrix, from its eigenvalues.
+
+    Eigenvalues are squares of singular values, known to the rounding of the largest: what lies below the square of
+    `tolerance` (`storage_tolerance`), or below that rounding, counts as zero.
+    """
+    values = torch.linalg.eigvalsh(K).flip(0)
+    floor = float(values[0]) * max(tolerance**2, len(K) * torch.finfo(K.dtype).eps)
+    kept = values[values > floor]
+    return len(kept), float((kept[0] / kept[-1]).sqrt()) if len(kept) else 1.0

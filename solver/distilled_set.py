@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .certificate import Certificate
 from .encoder import Encoder
+from .kernel_encoder import KernelEncoder, restore_encoder
+from .kernel_functions import FeatureKernel
+from .kernel_model import KernelModel
 from .model import RidgeModel
 from .set_factor import SetFactor, storage_tolerance
 from .store import read_file, write_file
@@ -48,14 +51,14 @@ class DistilledSet:
         ("features", where the feature map cannot).
     y : Tensor, shape (m, k)
         Soft labels.
-    encoder : Encoder
-        Transform and feature map.
+    encoder : Encoder or KernelEncoder
+        Transform and feature map, or transform and kernel.
     targets : Targets
     space : {"input", "transformed", "features"}
     distilled_ridge : float
         λ_S, absolute.
     intercept : bool
-        Whether the model trained on the set has an unpenalised intercept.
+        Whether the model trained on the set has an unpenalised intercept; never with a kernel.
     certificate : Certificate
     labels : Tensor, shape (m,), int64, or None
         Nominal class of each point, as an index into the classes; None for regression.
@@ -64,11 +67,16 @@ class DistilledSet:
         Data checksums, seed, options and versions, as plain JSON.
     full_model : RidgeModel or None
         The model of the whole data set, for comparison; only right after distilling, never stored.
+
+    Raises
+    ------
+    ValueError
+        If a set with a kernel is given features, an intercept, or the kernel of a feature map.
     """
 
     x: Tensor
     y: Tensor
-    encoder: Encoder
+    encoder: Encoder | KernelEncoder
     targets: Targets
     space: Space
     distilled_ridge: float
@@ -78,6 +86,16 @@ class DistilledSet:
     class_names: tuple[str, ...] | None = None
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     full_model: RidgeModel | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.encoder, KernelEncoder):
+            return
+        if isinstance(self.encoder.kernel, FeatureKernel):
+            raise ValueError(
+                "the kernel of a feature map has no file form: give the set Encoder(transform, feature_map)"
+            )
+        if self.space == "features" or self.intercept:
+            raise ValueError("a set with a kernel holds points, not features, and its model has no intercept")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -92,8 +110,31 @@ class DistilledSet:
         """Nominal class of each point, in the user's labels; None for regression."""
         return None if self.labels is None else np.asarray(self.targets.classes)[self.labels.numpy()]
 
+    def transformed(self) -> Tensor:
+        """The points after the transform, float64 (m, *input_shape).
+
+        Raises
+        ------
+        ValueError
+            If the set lives in feature space.
+        """
+        if self.space == "features":
+            raise ValueError("this set lives in feature space: it holds features, and no points behind them")
+        return self.x.double() if self.space == "transformed" else self.encoder.transform.forward(self.x)
+
     def features(self) -> Tensor:
-        """Features of the points as they are stored, float64 (m, p)."""
+        """Features of the points as they are stored, float64 (m, p).
+
+        Raises
+        ------
+        ValueError
+            If the set has a kernel instead of a feature map.
+        """
+        if isinstance(self.encoder, KernelEncoder):
+            raise ValueError(
+                f"this set has the kernel {self.encoder.name!r}, which has no finite features: take `transformed()`"
+                " and `encoder.kernel.matrix`"
+            )
         if self.space == "features":
             return self.x.double()
         if self.space == "transformed":
@@ -101,8 +142,18 @@ class DistilledSet:
         return self.encoder(self.x, torch.float64)
 
     @functools.cached_property
-    def model(self) -> RidgeModel:
-        """The ridge model trained on the set alone."""
+    def model(self) -> RidgeModel | KernelModel:
+        """The model trained on the set alone.
+
+        Raises
+        ------
+        ValueError
+            If the set has a kernel, and its matrix is singular with the ridge of the set.
+        """
+        if isinstance(self.encoder, KernelEncoder):
+            return KernelModel.train(
+                self.encoder, self.targets, self.transformed(), self.y, self.distilled_ridge
+            )
         factor = SetFactor(
             self.features(),
             self.distilled_ridge,
@@ -173,12 +224,13 @@ class DistilledSet:
             raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error}") from None
         labels = tensors.pop("labels", None)
         try:
-            encoder = Encoder.restore(header.encoder, tensors, module)
+            encoder = restore_encoder(header.encoder, tensors, module)
             targets = Targets.restore(header.targets)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error!r}") from None
-        shape = encoder.transform.input_shape
-        expected = (encoder.feature_map.n_features,) if header.space == "features" else shape
+        expected = encoder.transform.input_shape
+        if header.space == "features" and isinstance(encoder, Encoder):
+            expected = (encoder.feature_map.n_features,)
         if tuple(x.shape[1:]) != expected or tuple(y.shape) != (len(x), targets.n_outputs):
             raise ValueError(
                 f"{os.fspath(path)} is inconsistent: points {tuple(x.shape)} and labels {tuple(y.shape)}, expected"

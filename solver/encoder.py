@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +33,11 @@ class Encoder:
     transform: Transform
     feature_map: FeatureMap
     precision: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """What the features are, in one word."""
+        return self.feature_map.name
 
     def dtype_for(self, X: Tensor) -> torch.dtype:
         """Dtype in which rows like `X` are encoded."""
@@ -69,33 +75,46 @@ class Encoder:
         ValueError
             If the feature map that comes out is not the one that was stored (its fingerprint differs).
         """
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-
         transform, feature_map = parameters["transform"], parameters["feature_map"]
         check_name(parameters["precision"], PRECISIONS, "precision")
         encoder = cls(
-            restore_transform(transform["name"], transform["parameters"], part("transform.")),
-            restore_feature_map(feature_map["name"], feature_map["parameters"], part("feature_map."), module),
+            restore_transform(transform["name"], transform["parameters"], arrays_of(tensors, "transform.")),
+            restore_feature_map(
+                feature_map["name"], feature_map["parameters"], arrays_of(tensors, "feature_map."), module
+            ),
             parameters["precision"],
         )
-        stored = torch.tensor(parameters["fingerprint"], dtype=torch.float64)
-        found = torch.tensor(encoder.feature_map.fingerprint(), dtype=torch.float64)
-        if stored.shape != found.shape or not torch.allclose(stored, found, rtol=1e-6, atol=1e-9):
-            raise ValueError(
-                f"the {feature_map['name']!r} map of the file cannot be made again here: its features of a"
-                " fixed point differ from the stored ones. Use the library version that wrote the file"
-            )
+        what = f"{feature_map['name']!r} map"
+        check_fingerprint(parameters["fingerprint"], encoder.feature_map.fingerprint(), what)
         return encoder
 
     def digest(self) -> str:
         """Sha256 of everything that defines the features; equal digests may be merged."""
-        parameters = {key: value for key, value in self.parameters().items() if key != "fingerprint"}
-        total = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode())
-        for name, tensor in sorted(self.tensors().items()):
-            total.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return total.hexdigest()
+        return encoder_digest(self.parameters(), self.tensors())
+
+
+def arrays_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Arrays of one part of an encoder, without the prefix under which a file holds them."""
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+
+
+def check_fingerprint(stored: Sequence[float], found: Sequence[float], what: str) -> None:
+    """Raise unless the values that a file stored are those of what was made from it."""
+    expected, values = (torch.tensor(numbers, dtype=torch.float64) for numbers in (stored, found))
+    if expected.shape != values.shape or not torch.allclose(expected, values, rtol=1e-6, atol=1e-9):
+        raise ValueError(
+            f"the {what} of the file cannot be made again here: its values at fixed points differ from the stored"
+            " ones. Use the library version that wrote the file"
+        )
+
+
+def encoder_digest(parameters: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 of an encoder's file form; a fingerprint follows from the rest and is left out."""
+    plain = {key: value for key, value in parameters.items() if key != "fingerprint"}
+    total = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _needs_double(dtype: torch.dtype) -> bool:

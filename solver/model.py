@@ -1,8 +1,10 @@
-"""A ridge model on raw inputs: encoder, weights and what the outputs mean. What every set trains."""
+"""Models on raw inputs: encoder, coefficients and what the outputs mean. What every set trains."""
 
+import abc
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,9 +15,49 @@ from .encoder import Encoder
 from .source import as_array, batch_rows, to_tensor
 from .targets import Targets
 
+if TYPE_CHECKING:
+    from .kernel_encoder import KernelEncoder
+
+
+E = TypeVar("E", bound="Encoder | KernelEncoder")
+
+
+class Model(abc.ABC, Generic[E]):
+    """Base of the models: scores are linear in numbers that follow from an encoded row.
+
+    Attributes
+    ----------
+    encoder : Encoder or KernelEncoder
+    targets : Targets
+    """
+
+    encoder: E
+    targets: Targets
+
+    @property
+    @abc.abstractmethod
+    def width(self) -> int:
+        """Numbers that a row is turned into on the way to its scores; they decide the size of batches."""
+
+    @abc.abstractmethod
+    def scores(self, encoded: Tensor) -> Tensor:
+        """Scores (b, k), float64, of rows as `encoder` gives them."""
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Scores (n, k), float64, of raw inputs (n, *input_shape); in batches of bounded memory."""
+        return decision_functions([self], X)[0]
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels (n,), or values (n,) or (n, k) for regression."""
+        return self.targets.decode(torch.from_numpy(self.decision_function(X)))
+
+    def score(self, X: Any, y: Any) -> float:
+        """Accuracy, or R² (averaged over outputs) for regression."""
+        return score(self.targets, self.decision_function(X), y)
+
 
 @dataclasses.dataclass(frozen=True)
-class RidgeModel:
+class RidgeModel(Model[Encoder]):
     """``decode(features(x) @ weights + bias)``.
 
     Attributes
@@ -31,21 +73,16 @@ class RidgeModel:
     weights: Tensor
     bias: Tensor
 
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Scores (n, k), float64, of raw inputs (n, *input_shape); in batches of bounded memory."""
-        return decision_functions([self], X)[0]
+    @property
+    def width(self) -> int:
+        return len(self.weights)
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Labels (n,), or values (n,) or (n, k) for regression."""
-        return self.targets.decode(torch.from_numpy(self.decision_function(X)))
-
-    def score(self, X: Any, y: Any) -> float:
-        """Accuracy, or R² (averaged over outputs) for regression."""
-        return score(self.targets, self.decision_function(X), y)
+    def scores(self, encoded: Tensor) -> Tensor:
+        return torch.addmm(self.bias, encoded.double(), self.weights)
 
 
-def decision_functions(models: Sequence[RidgeModel], X: Any) -> list[np.ndarray]:
-    """Scores of several models on the same inputs; models that share an encoder share its features."""
+def decision_functions(models: Sequence[Model[Any]], X: Any) -> list[np.ndarray]:
+    """Scores of several models on the same inputs; models that share an encoder share what it gives."""
     X = as_array(X, "X")
     groups: dict[int, list[int]] = {}
     for index, model in enumerate(models):
@@ -54,19 +91,19 @@ def decision_functions(models: Sequence[RidgeModel], X: Any) -> list[np.ndarray]
     for members in groups.values():
         encoder = models[members[0]].encoder
         X = as_rows(X, encoder.transform.input_shape)
-        W = torch.cat([models[index].weights for index in members], dim=1)
-        bias = torch.cat([models[index].bias for index in members])
-        rows = batch_rows(encoder.feature_map.n_features, encoder.feature_map.n_inputs)
-        parts = []
+        width = max(models[index].width for index in members)
+        rows = batch_rows(width, math.prod(encoder.transform.input_shape))
+        parts = {
+            index: [torch.empty(0, models[index].targets.n_outputs, dtype=torch.float64)] for index in members
+        }
         for start in range(0, len(X), rows):
             piece = to_tensor(X[start : start + rows])
             check_finite(piece, "X", start)
-            parts.append(torch.addmm(bias, encoder(piece).double(), W))
-        scores = torch.cat(parts) if parts else torch.empty(0, W.shape[1], dtype=torch.float64)
-        for index, part in zip(
-            members, scores.split([models[i].bias.numel() for i in members], 1), strict=True
-        ):
-            out[index] = part.numpy()
+            encoded = encoder(piece)
+            for index in members:
+                parts[index].append(models[index].scores(encoded))
+        for index in members:
+            out[index] = torch.cat(parts[index]).numpy()
     return out
 
 
