@@ -8,6 +8,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,6 +142,17 @@ class TrainingRows:
         """
         for rows in self._judges.split(self.chunk):
             yield self._inputs(rows), self._outputs(rows)
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON that tells these rows from others, for `Learner.identity`."""
+        return {
+            "rows": [self.n, self.n_held_out],
+            "dtype": str(self.dtype),
+            "targets": self.targets.parameters(),
+            "transform": {"name": self.transform.name, **self.transform.parameters()},
+            "digest": self.digest,
+        }
 
     @functools.cached_property
     def data_range(self) -> tuple[float, float]:
