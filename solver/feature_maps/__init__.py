@@ -9,22 +9,26 @@ from torch import Tensor
 from .._check import check_name
 from .base import FeatureMap
 from .conv import ConvNet
+from .conv_network import ConvNetworkFeatures
 from .coupling import Coupling
 from .dense import DeepLinear, Dense
 from .fourier import RandomFourier
 from .identity import Identity
 from .module import ModuleFeatures
 from .patches import RandomPatches
+from .random_conv import RandomConv
 
 __all__ = [
     "FEATURE_MAPS",
     "ConvNet",
+    "ConvNetworkFeatures",
     "Coupling",
     "DeepLinear",
     "Dense",
     "FeatureMap",
     "Identity",
     "ModuleFeatures",
+    "RandomConv",
     "RandomFourier",
     "RandomPatches",
     "feature_map_names",
@@ -34,7 +38,18 @@ __all__ = [
 
 FEATURE_MAPS: dict[str, type[FeatureMap]] = {
     cls.name: cls
-    for cls in (Identity, Dense, DeepLinear, RandomFourier, ConvNet, Coupling, RandomPatches, ModuleFeatures)
+    for cls in (
+        Identity,
+        Dense,
+        DeepLinear,
+        RandomFourier,
+        ConvNet,
+        Coupling,
+        RandomPatches,
+        RandomConv,
+        ConvNetworkFeatures,
+        ModuleFeatures,
+    )
 }
 _ALIASES = {"linear": "identity", "rff": "fourier"}
 
@@ -53,7 +68,8 @@ def make_feature_map(
     ----------
     spec : str, FeatureMap or torch.nn.Module
         A name ("identity" or "linear", "fourier" or "rff", "fcnn", "deep-linear", "conv", "coupling",
-        "patches"), a map that is already made, or a module whose flattened output is the feature vector.
+        "patches", "random-conv"), a map that is already made, or a module whose flattened output is the feature
+        vector.
     input_shape : tuple of int
     seed : int, default 0
     sample : callable, optional
@@ -90,7 +106,8 @@ def make_feature_map(
 
 def feature_map_names() -> list[str]:
     """Names that `make_feature_map` knows."""
-    return [name for name in (*FEATURE_MAPS, *_ALIASES) if name != ModuleFeatures.name]
+    given = (ModuleFeatures.name, ConvNetworkFeatures.name)  # trained elsewhere: no name and seed make them
+    return [name for name in (*FEATURE_MAPS, *_ALIASES) if name not in given]
 
 
 def restore_feature_map(

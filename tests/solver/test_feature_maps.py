@@ -313,7 +313,8 @@ def test_maps_that_cannot_be_made_are_refused(arguments, message):
 
 
 def test_every_registered_map_is_in_the_table_or_has_tests_of_its_own():
-    assert set(FEATURE_MAPS) == {case.name for case in INVERTIBLE.values()} | {"patches", "module"}
+    others = {"patches", "module", "random-conv", "conv-network"}
+    assert set(FEATURE_MAPS) == {case.name for case in INVERTIBLE.values()} | others
 
 
 # --- Dense networks and linear systems -----------------------------------------------------------------------
