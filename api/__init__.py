@@ -11,59 +11,100 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "Ablation": "_ablation_result",
     "Certificate": "solver.certificate",
+    "Coreset": "solver.coresets",
     "Data": "solver.data",
     "DistilledSet": "solver.distilled_set",
+    "FRePo": "solver.learners.frepo",
+    "FullKIP": "solver.learners.full_kip",
+    "KIP": "solver.learners.kip",
     "KernelDistiller": "estimators",
     "KernelDistillerRegressor": "estimators",
+    "Loop": "solver.loop",
+    "Pick": "solver.learners.pick",
+    "RFAD": "solver.learners.rfad",
+    "Recipe": "_recipe",
     "Ridge": "solver.ridge",
     "RidgeModel": "solver.model",
     "Statistics": "solver.statistics",
     "Status": "solver.certificate",
-    "collect_statistics": "_distill",
+    "ablate": "_ablation",
+    "callbacks": "solver.callbacks",
+    "collect_statistics": "_from_statistics",
+    "coreset": "_coreset",
     "distill": "_distill",
-    "distill_statistics": "_distill",
+    "distill_statistics": "_from_statistics",
     "evaluate": "_evaluate",
     "feature_maps": "solver.feature_maps",
     "kernels": "kernels",
+    "list_recipes": "_recipes",
     "load": "_distill",
     "load_data": "solver.data",
+    "load_recipe": "_recipes",
     "transforms": "solver.transforms",
 }
-_MODULES = ("feature_maps", "kernels", "transforms")
+_MODULES = ("callbacks", "feature_maps", "kernels", "transforms")
 
 __version__ = "0.1.0"
 __all__ = [
+    "KIP",
+    "RFAD",
+    "Ablation",
     "Certificate",
+    "Coreset",
     "Data",
     "DistilledSet",
+    "FRePo",
+    "FullKIP",
     "KernelDistiller",
     "KernelDistillerRegressor",
+    "Loop",
+    "Pick",
+    "Recipe",
     "Ridge",
     "RidgeModel",
     "Statistics",
     "Status",
     "__version__",
+    "ablate",
+    "callbacks",
     "collect_statistics",
+    "coreset",
     "distill",
     "distill_statistics",
     "evaluate",
     "feature_maps",
     "kernels",
+    "list_recipes",
     "load",
     "load_data",
+    "load_recipe",
     "transforms",
 ]
 
 if TYPE_CHECKING:
     from . import kernels
-    from ._distill import collect_statistics, distill, distill_statistics, load
+    from ._ablation import ablate
+    from ._ablation_result import Ablation
+    from ._coreset import coreset
+    from ._distill import distill, load
     from ._evaluate import evaluate
+    from ._from_statistics import collect_statistics, distill_statistics
+    from ._recipe import Recipe
+    from ._recipes import list_recipes, load_recipe
     from .estimators import KernelDistiller, KernelDistillerRegressor
-    from .solver import feature_maps, transforms
+    from .solver import callbacks, feature_maps, transforms
     from .solver.certificate import Certificate, Status
+    from .solver.coresets import Coreset
     from .solver.data import Data, load_data
     from .solver.distilled_set import DistilledSet
+    from .solver.learners.frepo import FRePo
+    from .solver.learners.full_kip import FullKIP
+    from .solver.learners.kip import KIP
+    from .solver.learners.pick import Pick
+    from .solver.learners.rfad import RFAD
+    from .solver.loop import Loop
     from .solver.model import RidgeModel
     from .solver.ridge import Ridge
     from .solver.statistics import Statistics

@@ -10,6 +10,8 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from ._estimator import Distiller, portable
 from .solver.feature_maps import FeatureMap
+from .solver.learners.methods import MethodOptions
+from .solver.loop import Loop
 from .solver.transforms import Transform
 
 
@@ -42,12 +44,16 @@ class KernelDistiller(ClassifierMixin, Distiller):
         2000 rows and "holdout" above.
     distilled_ridge : float, default=0.0
         λ with which the set itself is to be trained; any value is exact.
-    near : {"noise", "data"} or array of shape (m, *input_shape), default="noise"
-        What points are placed near: noise with the mean and spread of the data, real rows, or given points.
+    near : str or array of shape (m, *input_shape), default="auto"
+        What points are placed near, or start from: "noise" (the default of closed forms), "data", the name of a
+        coreset, or given points.
     labels : {"auto", "one-hot", "solved"}, default="auto"
         Labels that the points are made for. "auto" is "one-hot" near noise and "solved" otherwise.
-    method : {"closed-form", "theorem", "all-ridges", "label-solve", "refine"}, default="closed-form"
-        See `distill`. "theorem" and "all-ridges" need ``fit_intercept=False``.
+    method : str or options of a learned method, default="closed-form"
+        As in `distill`. "theorem" and "all-ridges" need ``fit_intercept=False``. Learned methods
+        other than "full-kip" have no feature map, ridge or intercept of their own to choose here.
+    loop : Loop, optional
+        Steps, budget and checkpoint of a learned method.
     storage : {"float64", "float32", "float16", "uint8"}, default="float64"
         Type of the points; labels are solved again after rounding.
     fit_intercept : bool, default=True
@@ -108,9 +114,10 @@ class KernelDistiller(ClassifierMixin, Distiller):
         input_transform: str | Transform = "auto",
         ridge: Any = "auto",
         distilled_ridge: float = 0.0,
-        near: Any = "noise",
+        near: Any = "auto",
         labels: str = "auto",
-        method: str = "closed-form",
+        method: str | MethodOptions = "closed-form",
+        loop: Loop | None = None,
         storage: str = "float64",
         fit_intercept: bool = True,
         precision: str = "auto",
@@ -126,6 +133,7 @@ class KernelDistiller(ClassifierMixin, Distiller):
             distilled_ridge=distilled_ridge,
             near=near,
             method=method,
+            loop=loop,
             storage=storage,
             fit_intercept=fit_intercept,
             precision=precision,

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -40,11 +40,11 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def parameter(text: str) -> tuple[str, Any]:
+def parameter(text: str, option: str = "--param") -> tuple[str, Any]:
     """Split ``key=value``; a value that is not JSON is a string."""
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise ValueError(f"--param takes KEY=VALUE, got {text!r}")
+        raise ValueError(f"{option} takes KEY=VALUE, got {text!r}")
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:
@@ -57,6 +57,16 @@ def number_or_name(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def spelled_out(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `values` that the user gave on the command line, defaults left out."""
+    names = {"feature_params": "param"}
+    return {
+        name: value
+        for name, value in values.items()
+        if getattr(context.get_parameter_source(names.get(name, name)), "name", "") == "COMMANDLINE"
+    }
 
 
 def print_evaluation(result: Any) -> None:

@@ -13,7 +13,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from ._distill import distill
 from .solver.distilled_set import DistilledSet
+from .solver.encoder import Encoder
 from .solver.feature_maps import FeatureMap
+from .solver.learners.methods import MethodOptions, method_options
+from .solver.loop import Loop
 from .solver.transforms import Transform
 
 # Kept as they are, because `distill` reads them in batches and never copies the whole; any other dtype
@@ -36,8 +39,9 @@ class Distiller(BaseEstimator):
         input_transform: str | Transform = "auto",
         ridge: Any = "auto",
         distilled_ridge: float = 0.0,
-        near: Any = "noise",
-        method: str = "closed-form",
+        near: Any = "auto",
+        method: str | MethodOptions = "closed-form",
+        loop: Loop | None = None,
         storage: str = "float64",
         fit_intercept: bool = True,
         precision: str = "auto",
@@ -52,6 +56,7 @@ class Distiller(BaseEstimator):
         self.distilled_ridge = distilled_ridge
         self.near = near
         self.method = method
+        self.loop = loop
         self.storage = storage
         self.fit_intercept = fit_intercept
         self.precision = precision
@@ -97,23 +102,33 @@ class Distiller(BaseEstimator):
     def _distill(
         self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, **options: Any
     ) -> DistilledSet:
+        given = dict(
+            feature_map=self.feature_map,
+            feature_params=self.feature_params,
+            ridge=self.ridge,
+            distilled_ridge=self.distilled_ridge,
+            intercept=self.fit_intercept,
+            precision=self.precision,
+        )
+        learned = method_options(self.method)
+        if learned is not None and learned.method != "full-kip":
+            # Of no use to these methods: refused if asked for, and not passed on where left at their defaults.
+            names = {"intercept": "fit_intercept"}
+            defaults = type(self)().get_params()
+            given = {name: value for name, value in given.items() if value != defaults[names.get(name, name)]}
         ds = distill(
             X,
             y,
             sample_weight=weight,
             method=self.method,
             n_points=self.n_points,
-            feature_map=self.feature_map,
-            feature_params=self.feature_params,
             transform=self.input_transform,
-            ridge=self.ridge,
-            distilled_ridge=self.distilled_ridge,
             near=self.near,
             storage=self.storage,
-            intercept=self.fit_intercept,
-            precision=self.precision,
+            loop=self.loop,
             seed=seed_of(self.random_state),
             progress=self.progress,
+            **given,
             **options,
         )
         self.distilled_, self.certificate_ = ds, ds.certificate
@@ -126,12 +141,13 @@ class Distiller(BaseEstimator):
         """Copy the points, if they are in the units of the data."""
         space, encoder = self.distilled_.space, self.distilled_.encoder
         if space == "features":
+            assert isinstance(encoder, Encoder)  # only finite maps have a feature space
             feature_map = encoder.feature_map
             raise ValueError(
                 f"the set lives in feature space: the {feature_map.name!r} map of {feature_map.n_inputs}"
                 f" inputs and {feature_map.n_features} features has no preimage. For points in the units of X"
                 f" use 'identity', 'fourier' or 'fcnn' with at most {feature_map.n_inputs} features, or"
-                " method='label-solve' or 'refine'"
+                " method='label-solve' or 'full-kip'"
             )
         if space == "transformed":
             raise ValueError(

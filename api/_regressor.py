@@ -31,10 +31,14 @@ class KernelDistillerRegressor(RegressorMixin, Distiller):
         λ, or how to choose it: "loo", "holdout", "gcv"; candidates as a sequence. "auto" is "gcv".
     distilled_ridge : float, default=0.0
         λ with which the set itself is to be trained; any value is exact.
-    near : {"noise", "data"} or array of shape (m, *input_shape), default="noise"
-        What points are placed near: noise with the mean and spread of the data, real rows, or given points.
-    method : {"closed-form", "all-ridges", "label-solve", "refine"}, default="closed-form"
-        See `distill`. "all-ridges" needs ``fit_intercept=False``.
+    near : str or array of shape (m, *input_shape), default="auto"
+        What points are placed near, or start from: "noise" (the default of closed forms), "data", the name of a
+        coreset, or given points.
+    method : str or options of a learned method, default="closed-form"
+        As in `distill`. "all-ridges" needs ``fit_intercept=False``. Learned methods
+        other than "full-kip" have no feature map, ridge or intercept of their own to choose here.
+    loop : Loop, optional
+        Steps, budget and checkpoint of a learned method.
     storage : {"float64", "float32", "float16", "uint8"}, default="float64"
         Type of the points; targets are solved again after rounding.
     fit_intercept : bool, default=True

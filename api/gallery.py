@@ -195,7 +195,7 @@ def _images(ds: DistilledSet) -> np.ndarray:
         raise ValueError(
             f"this set lives in feature space: its points are vectors of {ds.x.shape[1]} features,"
             " not images; distil with a feature map that has a preimage (identity, fcnn, fourier), or with"
-            " method='refine'"
+            " method='full-kip'"
         )
     found = tuple(ds.x.shape[1:])
     if len(found) != 3 or found[0] not in (1, 3):

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Test and time the kernels on the NVIDIA GPU of this machine: one command of under eight minutes, nothing to install.
+# Test and time the kernels on the NVIDIA GPU of this machine: one command of under ten minutes, nothing to install.
 #
 #     bench/gpu.sh              # writes bench/results/<device>.json, and a copy into $OUT where that is set
 #     bench/gpu.sh --dry-run    # the same steps on the CPU at tiny sizes
 #
-# Needs Python 3.11 or newer with torch, NumPy, SciPy and rich; pytest and Hypothesis for the tests. The package itself
+# Needs Python 3.11 or newer with torch, NumPy, SciPy and rich; pydantic for RFAD; pytest and Hypothesis for the tests. The package itself
 # need not be installed. Exit status: 0, 1 if a test failed or a result was wrong, 2 if there is no GPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,4 +30,4 @@ for layer in kernels solver nn_baselines; do
 done
 export PYTHONPATH="$tree${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
-timeout --kill-after=5 475 "$python" bench/gpu.py "$@"
+timeout --kill-after=5 570 "$python" bench/gpu.py "$@"

@@ -26,6 +26,10 @@ Record = Mapping[str, Any]
 Callback = Callable[[Record], object]
 
 
+# How a line of a log begins.
+_LINE = '{"kind": '
+
+
 class JSONLines:
     """A file of JSON lines, one record each, which reads as one run however often that was interrupted.
 
@@ -69,11 +73,13 @@ class JSONLines:
         for line in self.path.read_bytes().decode(errors="replace").splitlines(keepends=True):
             try:
                 record = json.loads(line)
-                kind, step = record["kind"], record["step"]
-            except (ValueError, TypeError, KeyError):
-                if not line.endswith("\n") and (kept or line.startswith("{")):
+            except ValueError:
+                if not line.endswith("\n") and (kept or _LINE.startswith(line) or line.startswith(_LINE)):
                     break  # the line that was being written when the run was killed
-                raise ValueError(f"{self.path} exists and is not a log of a run: give another name") from None
+                record = None
+            if not isinstance(record, dict) or not {"kind", "step"} <= record.keys():
+                raise ValueError(f"{self.path} exists and is not a log of a run: give another name")
+            kind, step = record["kind"], record["step"]
             if (kind == "step" and step < start["step"]) or (
                 kind == "evaluation" and step in start["evaluated"]
             ):

@@ -24,7 +24,7 @@ class Status(enum.StrEnum):
             Status.ROUNDED: "exact before storage; the stored type rounds the points, labels were solved again",
             Status.LOW_RANK: "fewer points than the model's rank: the set gives the nearest model of lower rank",
             Status.PROJECTED: "the points do not span the model: the set gives its projection on their span",
-            Status.REFINED: "no exact set exists in the input space: points minimise the full-data loss",
+            Status.REFINED: "points minimise the full-data loss; the errors say how near the full model they come",
             Status.LEARNED: "points were learned by gradient steps: nothing is guaranteed beyond the held-out figures",
         }[self]
 

@@ -55,7 +55,7 @@ def certify(
         features, labels, ridge = closed
         clean, _ = SetFactor(features, ridge, intercept=full.intercept).weights(labels)
         weight_error = float((clean - truth).norm()) / norm
-    if status is Status.PROJECTED and stored_error <= _EXACT:
+    if status in (Status.PROJECTED, Status.REFINED) and stored_error <= _EXACT:
         status = Status.EXACT
     elif status is Status.EXACT and stored_error > _EXACT:
         status = Status.ROUNDED

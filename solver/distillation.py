@@ -1,16 +1,15 @@
 """From a full model to a distilled set: choose points, go back to the input space, store, certify."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..kernels import normal
-from ._check import check_name, check_non_negative
+from ._check import check_finite, check_name, check_non_negative
 from .certificate import Status
-from .certify import certify
 from .closed_form import (
     best_rank,
     gram_set,
@@ -22,16 +21,14 @@ from .closed_form import (
 from .distilled_set import DistilledSet, Space
 from .encoder import Encoder
 from .fit import FullModel
+from .made_set import Made, best_bias, given_points, made_set, stored_features
 from .points import STORAGE, cast_features, cast_points, points_from_features, scale_into_bound
 from .reference import nominal_classes, reference_points
-from .refine import refine_points
-from .set_factor import SetFactor, storage_tolerance
+from .set_factor import SetFactor
 
-METHODS = ("closed-form", "theorem", "all-ridges", "label-solve", "refine")
+METHODS = ("closed-form", "theorem", "all-ridges", "label-solve")
 SPACES = ("auto", "input", "features")
 LABELS = ("auto", "one-hot", "solved")
-# Below this share of W outside the span of the points, the rest is rounding and there is nothing to project.
-_SPANNED = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +44,6 @@ class PointOptions:
     bounds: str = "free"
     storage: str = "float64"
     seed: int = 0
-    refine_steps: int = 200
-    progress: bool | None = None
 
     def __post_init__(self) -> None:
         check_name(self.method, METHODS, "method")
@@ -72,65 +67,68 @@ def distill_full_model(
     ValueError
         If the options do not fit each other, the data or the feature map.
     """
-    encoder, targets = full.model.encoder, full.model.targets
-    space = _space(encoder, options)
-    made = _make(full, options, space)
-    factor = SetFactor(
-        made.stored_features, made.ridge, intercept=full.intercept, tolerance=storage_tolerance(made.x.dtype)
-    )
-    if made.labels is None:
-        goal = projected_model(full, made.stored_features, made.goal)
-        y = factor.labels(goal, best_bias(full, goal))
-    else:
-        y = made.labels
-    y = y.to(torch.float64 if options.storage == "float64" else torch.float32)
-    trained = factor.weights(y.double())
-    certificate = certify(
-        full,
-        factor,
-        trained,
-        made.exact,
-        status=made.status,
-        distilled_ridge=made.ridge,
-        x=made.x,
-        in_input_units=space == "input",
-        notes=made.notes,
-    )
-    return DistilledSet(
-        x=made.x,
-        y=y,
-        encoder=encoder,
-        targets=targets,
-        space=space,
-        distilled_ridge=made.ridge,
-        intercept=full.intercept,
-        certificate=certificate,
-        labels=_classes(full, options, made, trained),
-        class_names=class_names,
-        provenance=dict(provenance or {}),
-        full_model=full.model,
-    )
+    made = _make(full, options, _space(full.model.encoder, options))
+    distilled, trained = made_set(full, made, options.storage, class_names, provenance)
+    return dataclasses.replace(distilled, labels=_classes(full, options, made, trained))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Made:
-    """Points as stored, their features, and what their model is meant to be.
+def distill_points(
+    full: FullModel,
+    learned: Mapping[str, Tensor],
+    *,
+    storage: str = "float64",
+    steps: int | None = None,
+    selected_step: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> DistilledSet:
+    """A set of points that a learner found for a full model (`learners.full_kip`), with its whole certificate.
 
-    `exact` holds features and labels of the closed form before preimage and cast, and their ridge; `labels`
-    the final ones where they are part of the construction, not solved for.
+    Parameters
+    ----------
+    full : FullModel
+    learned : mapping of str to Tensor
+        "x", transformed points (m, *input_shape); "y", labels (m, k); "ridge", λ_S, absolute. A ridge of zero says
+        that labels were solved: they are solved again for the points as they are stored.
+    storage : {"float64", "float32", "float16", "uint8"}, default "float64"
+    steps, selected_step : int, optional
+        Of the run, for the certificate.
+    class_names, provenance
+        As in `DistilledSet`.
+    notes : sequence of str
+        For the certificate, after those of the fit.
+
+    Returns
+    -------
+    DistilledSet
+        In raw units where the transform can be undone. The class of a point is that of its largest label.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, values are not finite, or the storage cannot hold the points.
     """
+    encoder, targets = full.model.encoder, full.model.targets
+    x, y = (learned[name].detach().cpu().double() for name in ("x", "y"))
+    if tuple(x.shape[1:]) != encoder.transform.input_shape or tuple(y.shape) != (len(x), targets.n_outputs):
+        raise ValueError(
+            f"learned points of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)} do not fit a model of"
+            f" inputs {encoder.transform.input_shape} and {targets.n_outputs} outputs"
+        )
+    check_finite(x, "x")
+    check_finite(y, "y")
+    ridge = float(learned["ridge"])
+    made = given_points(full, x, Status.REFINED, storage, ridge, y if ridge else None, notes)
+    distilled, _ = made_set(full, made, storage, class_names, provenance)
+    return dataclasses.replace(
+        distilled,
+        labels=distilled.y.argmax(dim=1) if targets.is_classes else None,
+        certificate=distilled.certificate.model_copy(update={"steps": steps, "selected_step": selected_step}),
+    )
 
-    x: Tensor
-    stored_features: Tensor
-    goal: Tensor
-    ridge: float
-    status: Status
-    exact: tuple[Tensor, Tensor, float] | None = None
-    labels: Tensor | None = None
-    notes: tuple[str, ...] = ()
 
-
-def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
+def _make(full: FullModel, options: PointOptions, space: Space) -> Made:
     encoder = full.model.encoder
     W, m, intercept = full.model.weights, options.n_points, full.intercept
     if not torch.isfinite(W).all():
@@ -140,9 +138,9 @@ def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
     if options.method == "all-ridges":
         return _make_all_ridges(full, options, space)
     reference = reference_points(full, m, options.near, options.seed)
+    if options.method == "label-solve":
+        return given_points(full, reference, Status.PROJECTED, options.storage, options.distilled_ridge)
     F_reference = encoder.feature_map.features(reference)
-    if options.method in ("label-solve", "refine"):
-        return _make_given(full, options, reference)
     goal, Q, lost = best_rank(W, m - intercept)
     notes: tuple[str, ...] = ()
     if lost:
@@ -170,7 +168,7 @@ def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
     status = Status.LOW_RANK if lost else Status.EXACT
     if space == "features":
         x = cast_features(F, options.storage)
-        return _Made(x, x.double(), goal, ridge, status, closed, notes=notes)
+        return Made(x, space, x.double(), goal, ridge, status, closed, notes=notes)
     x, scaled = points_from_features(
         F,
         encoder,
@@ -181,11 +179,11 @@ def _make(full: FullModel, options: PointOptions, space: Space) -> _Made:
         bounds=options.bounds,
         storage=options.storage,
     )
-    stored = _stored_features(encoder, x, space)
-    return _Made(x, stored, goal, ridge, status, closed, notes=notes + scaled)
+    stored = stored_features(encoder, x, space)
+    return Made(x, space, stored, goal, ridge, status, closed, notes=notes + scaled)
 
 
-def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> _Made:
+def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> Made:
     """One set with the ridge path of the full data (Izzo and Zou)."""
     if options.distilled_ridge:
         raise ValueError(
@@ -196,7 +194,7 @@ def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> _M
     exact, goal = (F, Y, full.ridge), full.model.weights
     if space == "features":
         x = cast_features(F, options.storage)
-        return _Made(x, x.double(), goal, full.ridge, Status.EXACT, exact, labels=Y)
+        return Made(x, space, x.double(), goal, full.ridge, Status.EXACT, exact, labels=Y)
     encoder = full.model.encoder
     scale = scale_into_bound(F, encoder.feature_map.feature_bound)
     z = encoder.feature_map.preimage(F * scale)
@@ -204,47 +202,9 @@ def _make_all_ridges(full: FullModel, options: PointOptions, space: Space) -> _M
     notes = (
         () if scale == 1 else (f"features and labels were scaled by {scale:.3g}: ridges scale by its square",)
     )
-    stored = _stored_features(encoder, x, space)
+    stored = stored_features(encoder, x, space)
     ridge = full.ridge * scale**2
-    return _Made(x, stored, goal, ridge, Status.EXACT, exact, labels=Y * scale, notes=notes)
-
-
-def _make_given(full: FullModel, options: PointOptions, reference: Tensor) -> _Made:
-    """Labels solved for given points, or points refined on the full-data loss first."""
-    encoder = full.model.encoder
-    notes: tuple[str, ...] = ()
-    status = Status.PROJECTED
-    z = reference
-    if options.method == "refine":
-        z, notes = refine_points(
-            full, reference, steps=options.refine_steps, bounds=options.bounds, progress=options.progress
-        )
-        status = Status.REFINED
-    bijective = encoder.transform.bijective
-    x = cast_points(encoder.transform.inverse(z) if bijective else z, options.storage)
-    stored = _stored_features(encoder, x, "input" if bijective else "transformed")
-    return _Made(x, stored, full.model.weights, options.distilled_ridge, status, notes=notes)
-
-
-def best_bias(full: FullModel, W: Tensor) -> Tensor:
-    """The intercept that suits W best over the training data: predictions agree with targets on average."""
-    if not full.intercept:
-        return full.model.bias
-    feature_mean, target_mean = full.data.means
-    return target_mean - feature_mean @ W
-
-
-def projected_model(full: FullModel, F: Tensor, goal: Tensor) -> Tensor:
-    r"""The model in the row space of F whose predictions over the training data are nearest to the goal's.
-
-    With M = G + λI, that is :math:`F_c^\top (F_c M F_c^\top)^{+} F_c M W`: the projection of W in the metric
-    in which predictions are compared, not in that of the weights. The goal itself where the row space holds it.
-    """
-    C = F - F.mean(dim=0) if full.intercept else F
-    if SetFactor(C).residual(goal) < _SPANNED:
-        return goal
-    metric = full.data.gram_times(C) + full.ridge * C
-    return C.T @ torch.linalg.lstsq(C @ metric.T, metric @ goal, driver="gelsd").solution
+    return Made(x, space, stored, goal, ridge, Status.EXACT, exact, labels=Y * scale, notes=notes)
 
 
 def _wanted_labels(full: FullModel, options: PointOptions, m: int) -> Tensor | None:
@@ -266,7 +226,7 @@ def _wanted_labels(full: FullModel, options: PointOptions, m: int) -> Tensor | N
 
 
 def _classes(
-    full: FullModel, options: PointOptions, made: _Made, model: tuple[Tensor, Tensor]
+    full: FullModel, options: PointOptions, made: Made, model: tuple[Tensor, Tensor]
 ) -> Tensor | None:
     """Class of each point: the one it was made for, or of its real row; else what the set's model says of it."""
     targets, m = full.model.targets, len(made.x)
@@ -283,8 +243,8 @@ def _classes(
 def _space(encoder: Encoder, options: PointOptions) -> Space:
     feature_map = encoder.feature_map
     reachable: Space = "input" if encoder.transform.bijective else "transformed"
-    if options.method in ("label-solve", "refine") and options.space == "features":
-        raise ValueError(f"method {options.method!r} makes points in the input space")
+    if options.method == "label-solve" and options.space == "features":
+        raise ValueError("method 'label-solve' makes points in the input space")
     if options.space == "features":
         return "features"
     if options.space == "input" and reachable != "input":
@@ -292,18 +252,12 @@ def _space(encoder: Encoder, options: PointOptions) -> Space:
             f"the transform {encoder.transform.name!r} cannot be undone for every point: use space='auto', which"
             " keeps the points transformed"
         )
-    if feature_map.has_preimage or options.method in ("label-solve", "refine"):
+    if feature_map.has_preimage or options.method == "label-solve":
         return reachable
     if options.space == "input":
         raise ValueError(
             f"the {feature_map.name!r} map ({feature_map.n_inputs} inputs, {feature_map.n_features} features) has no"
             " preimage. Use space='features' (exact), method='label-solve' with at least"
-            f" {feature_map.n_features} points (exact), or method='refine' (points that minimise the full-data loss)"
+            f" {feature_map.n_features} points (exact), or method='full-kip' (points that minimise the full-data loss)"
         )
     return "features"
-
-
-def _stored_features(encoder: Encoder, x: Tensor, space: Space) -> Tensor:
-    if space == "transformed":
-        return encoder.feature_map.features(x.double())
-    return encoder(x, torch.float64)

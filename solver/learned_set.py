@@ -24,6 +24,7 @@ from .points import STORAGE, cast_points
 from .ridge import Ridge
 from .set_factor import SetFactor, storage_tolerance
 from .targets import Targets
+from .transforms import Transform
 
 
 def learned_set(
@@ -90,25 +91,19 @@ def learned_set(
     One kernel matrix of the points, its eigenvalues and its Cholesky factor (a thin SVD for a feature map).
     """
     encoder = encoder.storable() if isinstance(encoder, KernelEncoder) else encoder
-    check_name(storage, STORAGE, "storage type")
     x, y = _points(x, encoder), y.detach().cpu().double()
     m = len(x)
     if y.shape != (m, targets.n_outputs):
         raise ValueError(f"`y` must have shape {(m, targets.n_outputs)}, got {tuple(y.shape)}")
     check_finite(y, "y")
     labels = _labels(labels, m, targets)
-    bijective = encoder.transform.bijective
-    if storage == "uint8" and not bijective:
-        raise ValueError(
-            f"the transform {encoder.transform.name!r} cannot be undone for every point, so points are kept after it"
-            " and uint8 does not fit them: use float64, float32 or float16"
-        )
     said = list(notes)
-    if storage != "float64":
-        said.append(f"held-out figures are those of the points before they were stored as {storage}")
-    stored = cast_points(encoder.transform.inverse(x) if bijective else x, storage, said)
+    stored, z = as_stored(x, encoder.transform, storage, said)
+    bijective = encoder.transform.bijective
     space: Space = "input" if bijective else "transformed"
-    ridge, rank, condition = _measure(encoder, stored, space, Ridge(relative_ridge, "trace"))
+    ridge, rank, condition = _measure(
+        encoder, z, Ridge(relative_ridge, "trace"), storage_tolerance(stored.dtype)
+    )
     certificate = Certificate(
         status=Status.LEARNED,
         distilled_ridge=ridge,
@@ -139,6 +134,28 @@ def learned_set(
     )
 
 
+def as_stored(
+    x: Tensor, transform: Transform, storage: str, notes: list[str] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Transformed points as they are stored, and as a kernel sees them then, float64; clipping is noted."""
+    check_storage(storage, transform)
+    if not transform.bijective:
+        stored = cast_points(x, storage, notes)
+        return stored, stored.double()
+    stored = cast_points(transform.inverse(x), storage, notes)
+    return stored, transform.forward(stored)
+
+
+def check_storage(storage: str, transform: Transform) -> None:
+    """Raise ValueError if points after this transform cannot be stored so; known before anything is learned."""
+    check_name(storage, STORAGE, "storage type")
+    if storage == "uint8" and not transform.bijective:
+        raise ValueError(
+            f"the transform {transform.name!r} cannot be undone for every point, so points are kept after it"
+            " and uint8 does not fit them: use float64, float32 or float16"
+        )
+
+
 def _points(x: Tensor, encoder: Encoder | KernelEncoder) -> Tensor:
     shape = encoder.transform.input_shape
     if x.ndim == 0 or len(x) == 0 or tuple(x.shape[1:]) != shape:
@@ -167,11 +184,10 @@ def _labels(labels: Tensor | None, m: int, targets: Targets) -> Tensor | None:
 
 
 def _measure(
-    encoder: Encoder | KernelEncoder, stored: Tensor, space: Space, ridge: Ridge
+    encoder: Encoder | KernelEncoder, z: Tensor, ridge: Ridge, tolerance: float
 ) -> tuple[float, int, float]:
     """Absolute ridge, rank and condition number of the points as stored."""
-    m, tolerance = len(stored), storage_tolerance(stored.dtype)
-    z = encoder.transform.forward(stored) if space == "input" else stored.double()
+    m = len(z)
     if isinstance(encoder, KernelEncoder):
         K = encoder.kernel.matrix(z)
         absolute = ridge.absolute(float(K.trace()), m)

@@ -6,7 +6,7 @@ number of steps that are asked for matter, or it belongs to the identity (a sche
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -61,3 +61,8 @@ class Learner(abc.ABC):
         ValueError
             If that is the state of another kind of learner.
         """
+
+
+def digits(values: Iterable[float]) -> list[float]:
+    """Six significant digits, for an identity: the last ones of a sum change with the number of threads."""
+    return [float(f"{value:.6g}") for value in values]

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ._check import check_count
@@ -37,8 +37,8 @@ class Loop(BaseModel):
     steps : int, optional
         Steps of the whole run, over all its legs; the method's own number by default. 0 evaluates the start.
     time_limit : float, optional
-        Seconds of this call, after which the loop ends with the best set so far. The step that is being taken and
-        one more evaluation still finish.
+        Seconds of this loop (what comes before it is not counted), after which it ends with the best set so far. The
+        step that is being taken and one more evaluation still finish.
     evaluate_every : int, optional
         Steps between held-out evaluations; the method's own number by default.
     patience : int, optional
@@ -68,6 +68,12 @@ class Loop(BaseModel):
     log: Path | None = None
     log_every: int = Field(default=10, ge=1)
     callbacks: tuple[Callable[..., Any], ...] = ()
+
+    @model_validator(mode="after")
+    def _two_files(self) -> Self:
+        if self.log is not None and self.log == self.checkpoint:
+            raise ValueError(f"log and checkpoint are one file, {self.log}: give two names")
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Second moments of the training data, as their Gram matrix (n ≥ p) or as the rows themselves (n < p).
 
 Both answer the same questions: the ridge path of all rows or of those not held out, the solution at one λ,
-and the Gram matrix applied to a few rows, which is all that certificates and refinement need of the data.
+the Gram matrix applied to a few rows, and the products with the targets, which is all that certificates and the
+full-data loss of learned points need of the data.
 """
 
 import torch
@@ -24,12 +25,20 @@ class GramData:
         Sum of the sample weights.
     means : tuple of Tensor
         Of features (p,) and targets (k,), whether or not there is an intercept.
+    cross : Tensor, shape (p, k)
+        B, about the means where there is an intercept.
+    target_square : Tensor, shape (k,)
+        Sums of squares of the targets, about their means where there is an intercept.
     """
 
     def __init__(self, statistics: Statistics, intercept: bool) -> None:
         self.statistics, self.intercept = statistics, intercept
         self.count, self.weight = statistics.count, statistics.weight
         self.means = statistics.feature_sum / statistics.weight, statistics.target_sum / statistics.weight
+        self.cross, self.target_square = statistics.cross, statistics.target_square
+        if intercept:
+            self.cross = self.cross - torch.outer(statistics.feature_sum, self.means[1])
+            self.target_square = self.target_square - statistics.target_sum * self.means[1]
 
     def path(self) -> RidgePath:
         """Ridge path of all rows: one eigen-decomposition."""
@@ -81,6 +90,8 @@ class RowData:
         self.count, self.weight = len(F), float(w.sum())
         self.means = (w @ F) / self.weight, (w @ Y) / self.weight
         self._root = (F - self.means[0] if intercept else F) * w.sqrt()[:, None]
+        rest = (Y - self.means[1] if intercept else Y) * w.sqrt()[:, None]
+        self.cross, self.target_square = self._root.T @ rest, rest.square().sum(dim=0)
 
     def path(self) -> RidgePath:
         """Ridge path of all rows: one thin singular value decomposition."""

@@ -1,5 +1,6 @@
 """Points that a set is placed near: noise of the data's mean and spread, real rows of each class, or given ones."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from ._check import check_finite, check_name
 from .fit import FullModel
 from .source import as_array, to_tensor
 from .targets import Targets
+from .transforms import Transform
 
 NEAR = ("noise", "data")
 
@@ -19,15 +21,7 @@ def reference_points(full: FullModel, m: int, near: Any, seed: int) -> Tensor:
     encoder, targets = full.model.encoder, full.model.targets
     shape = encoder.transform.input_shape
     if not isinstance(near, str):
-        given = to_tensor(as_array(near, "near"))
-        flat = (m, encoder.feature_map.n_inputs)
-        if (
-            tuple(given.shape) not in ((m, *shape), flat, (m, *shape[1:]))
-            or given.numel() != flat[0] * flat[1]
-        ):
-            raise ValueError(f"`near` must hold {m} points of shape {shape}, got {tuple(given.shape)}")
-        check_finite(given, "near")
-        return encoder.transform.forward(given.reshape(m, *shape))
+        return given_points(near, m, encoder.transform)
     check_name(near, NEAR, "reference points (near)")
     if near == "noise":
         noise = normal(seed, "near.noise", (m, *shape))
@@ -49,6 +43,17 @@ def reference_points(full: FullModel, m: int, near: Any, seed: int) -> Tensor:
             )
         rows.append(found[:wanted])
     return encoder.transform.forward(torch.cat(rows))
+
+
+def given_points(near: Any, m: int, transform: Transform) -> Tensor:
+    """Raw points that a user gave, transformed, (m, *input_shape), float64; flat rows and a missing channel will do."""
+    shape, given = transform.input_shape, to_tensor(as_array(near, "near"))
+    n_inputs = math.prod(shape)
+    shapes = ((m, *shape), (m, n_inputs), (m, *shape[1:]))
+    if tuple(given.shape) not in shapes or given.numel() != m * n_inputs:
+        raise ValueError(f"`near` must hold {m} points of shape {shape}, got {tuple(given.shape)}")
+    check_finite(given, "near")
+    return transform.forward(given.reshape(m, *shape))
 
 
 def nominal_classes(m: int, targets: Targets) -> Tensor | None:

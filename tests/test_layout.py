@@ -83,24 +83,38 @@ def test_public_surface():
     import kernel_distill as kd
 
     assert set(kd.__all__) == {
+        "Ablation",
         "Certificate",
+        "Coreset",
         "Data",
         "DistilledSet",
+        "FRePo",
+        "FullKIP",
+        "KIP",
         "KernelDistiller",
         "KernelDistillerRegressor",
+        "Loop",
+        "Pick",
+        "RFAD",
+        "Recipe",
         "Ridge",
         "RidgeModel",
         "Statistics",
         "Status",
         "__version__",
+        "ablate",
+        "callbacks",
         "collect_statistics",
+        "coreset",
         "distill",
         "distill_statistics",
         "evaluate",
         "feature_maps",
         "kernels",
+        "list_recipes",
         "load",
         "load_data",
+        "load_recipe",
         "transforms",
     }
     assert kd.__version__ == PROJECT["project"]["version"]
@@ -111,7 +125,7 @@ def test_doctests():
 
     import kernel_distill as kd
 
-    for function in (kd, kd.distill, kd.collect_statistics):
+    for function in (kd, kd.distill, kd.collect_statistics, kd.coreset, kd.ablate, kd.load_recipe):
         finder = doctest.DocTestFinder(recurse=False)
         for test in finder.find(function, function.__name__):
             result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)

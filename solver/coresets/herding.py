@@ -31,7 +31,10 @@ def herding(X: Tensor, m: int, seed: int) -> Choice:
     del seed
     # About the mean of all rows, t mu vanishes and what is left does not cancel.
     centred = X - X.double().mean(dim=0).to(X)
-    norms = torch.linalg.vector_norm(centred, dim=1).double().square()
+    norms = torch.linalg.vector_norm(centred, dim=1).square()
+    if not torch.isfinite(norms.sum()):
+        raise ValueError("squares of the rows overflow: scale X down, or pass float64")
+    norms = norms.double()
     return _greedy(norms, torch.zeros_like(norms), m, lambda i: centred @ centred[i])
 
 

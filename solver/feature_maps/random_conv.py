@@ -6,8 +6,8 @@ With :math:`f_i(x) \in \mathbb{R}^p` the flattened last block of network i of N 
           \varphi(x)\cdot\varphi(y) \to k_{\mathrm{NNGP}}(x, y),
 
 ``kernels.conv_arc_cosine_kernel(kind="nngp")`` with its default deviations, like :math:`1/\sqrt{N w}` for networks of
-width w: the last dense layer, of weight variance 2 and bias variance 0.01, is integrated out exactly. These are the
-features of RFAD (Loo, Hasani, Amini and Rus, NeurIPS 2022), and what its sets predict with.
+width w, up to a bias of order 1/w. The last dense layer, of weight variance 2 and bias variance 0.01, is integrated
+out exactly. These are the features of RFAD (Loo, Hasani, Amini and Rus, NeurIPS 2022), and what its sets predict with.
 """
 
 import math
@@ -49,7 +49,8 @@ class RandomConv(FeatureMap):
 
     Notes
     -----
-    Images of 3 x 32 x 32 under the default networks: p = 16,385 features and 0.9 GFLOP an image.
+    Images of 3 x 32 x 32 under the default networks: p = 16,385 features and 0.8 GFLOP an image. Methods that solve
+    for the full model take a p x p matrix, 2 GiB for so many features: fewer or narrower networks suit them.
     """
 
     name: ClassVar[str] = "random-conv"

@@ -36,7 +36,7 @@ from torch.nn import functional
 from .._check import check_finite
 from ..conv_networks import ConvNetworks, ConvSpec, conv_features
 from ..feature_maps.conv_network import ConvNetworkFeatures, padded_shape
-from ..learner import Figures, State
+from ..learner import Figures, State, digits
 from ..optimizers import cosine, make_optimizer
 from .gradient import GradientLearner
 from .kernel_ridge import kernel_ridge, prediction_figures
@@ -60,7 +60,7 @@ class FRePo(BaseModel):
     flip : bool, default False
         While learning, predict from the points and their mirror images, which double the set. Published: for colour
         images, save ImageNet, and CIFAR-100 and Tiny ImageNet from 10 points a class on. The stored set predicts from
-        its points alone.
+        both too, and holds them: twice the points.
     width : int or tuple of int, default 128
         Channels of the first block, doubled from block to block; or of each block.
     depth : int, default 3
@@ -196,7 +196,7 @@ class FRePoLearner(GradientLearner):
             dtype=rows.dtype,
         )
         self._picker = Picker(rows, options.pick, options.batch_size, seed)
-        self._fingerprint = [float(f"{float(value.double().norm()):.6g}") for value in (start, labels)]
+        self._fingerprint = digits(float(value.double().norm()) for value in (start, labels))
         scale = math.sqrt(k / 10) if rows.targets.is_classes else 1.0
         self._y = labels.to(rows.device, torch.float64, copy=True) / scale
         self.parameters = {"x": start.to(rows.device, torch.float64, copy=True).requires_grad_()}
@@ -301,7 +301,10 @@ class FRePoLearner(GradientLearner):
                     rate=self.options.network_lr,
                 )
             self._kept = {f"network.{name}": value for name, value in networks.tensors.items()}
-        return {"x": self.parameters["x"].detach().clone(), "y": self._y.detach().clone(), **self._kept}
+        x, y = self.parameters["x"].detach(), self._y.detach()
+        if self.options.flip:
+            x, y = torch.cat([x, x.flip(-1)]), torch.cat([y, y])
+        return {"x": x.clone(), "y": y.clone(), **self._kept}
 
     def extra_state(self) -> State:
         pool, picker = self._pool.state(), self._picker.state()

@@ -103,7 +103,8 @@ def prediction_figures(targets: Targets, predictions: Tensor, Y_T: Tensor) -> di
     Returns
     -------
     dict
-        "loss", and "score": the accuracy, or R² (averaged over outputs) for regression.
+        "loss", and "score": the accuracy, or R² (averaged over outputs) for regression, NaN where an output
+        is the same in all rows.
     """
     loss = float(row_losses(predictions, Y_T).mean())
     if targets.is_classes:
@@ -115,5 +116,5 @@ def prediction_figures(targets: Targets, predictions: Tensor, Y_T: Tensor) -> di
     spread = (Y_T - Y_T.mean(dim=0)).square().sum(dim=0)
     return {
         "loss": loss,
-        "score": float((1 - rest / spread.clamp_min(torch.finfo(spread.dtype).tiny)).mean()),
+        "score": float((1 - rest / torch.where(spread > 0, spread, torch.nan)).mean()),
     }

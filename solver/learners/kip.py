@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .._check import check_finite, check_name
 from ..kernel_functions import KernelFunction, kernel_function_names
-from ..learner import Figures, State
+from ..learner import Figures, State, digits
 from ..optimizers import make_optimizer
 from .augment import Augmentation, augment
 from .gradient import GradientLearner
@@ -156,8 +156,8 @@ class KIPLearner(GradientLearner):
         self._identity = {
             "method": "kip",
             "options": options.model_dump(mode="json", exclude={"steps", "evaluate_every"}),
-            "kernel": {"name": kernel.name, **kernel.parameters(), "values": _digits(kernel.fingerprint())},
-            "start": [len(points), *_digits([float(points.norm()), float(labels.norm())])],
+            "kernel": {"name": kernel.name, **kernel.parameters(), "values": digits(kernel.fingerprint())},
+            "start": [len(points), *digits([float(points.norm()), float(labels.norm())])],
             "seed": seed,
             "data": rows.identity,
         }
@@ -210,6 +210,11 @@ class KIPLearner(GradientLearner):
         labels = self._best().labels if self._options.labels == "solved" else self._labels()
         return {"x": self.parameters["x"].detach().clone(), "y": labels.detach().clone()}
 
+    def solved_labels(self, points: Tensor) -> Tensor:
+        """Labels (m, k) that are best over all training rows for any points (m, *input_shape)."""
+        points = points.to(self.parameters["x"])
+        return solve_labels(self._rows, self._kernel, points, ridge=self._options.ridge).labels
+
     def after_step(self, step: int) -> None:
         self._solution = None
 
@@ -255,8 +260,3 @@ class KIPLearner(GradientLearner):
             points = self.parameters["x"].detach()
             self._solution = solve_labels(self._rows, self._kernel, points, ridge=self._options.ridge)
         return self._solution
-
-
-def _digits(values: Iterable[float]) -> list[float]:
-    """Six significant digits: the last ones of a sum change with the number of threads."""
-    return [float(f"{value:.6g}") for value in values]

@@ -185,7 +185,7 @@ class TrainingRows:
 
     def _read(self, rows: Tensor) -> Tensor:
         raw = self._raw(rows)
-        if raw.is_floating_point() and not torch.isfinite(raw.sum()):
+        if raw.is_floating_point() and not torch.isfinite(raw.sum(dtype=torch.float64)):
             for position, row in enumerate(rows.tolist()):
                 check_finite(raw[position : position + 1], "X", row)
         return self.transform.forward(raw.to(self.device), self.dtype)

@@ -14,6 +14,10 @@ from typer.testing import CliRunner
 
 import kernel_distill as kd
 from kernel_distill.cli import app
+from kernel_distill.solver.kernel_encoder import KernelEncoder
+from kernel_distill.solver.kernel_functions import make_kernel_function
+from kernel_distill.solver.learned_set import learned_set
+from kernel_distill.solver.transforms import make_transform
 
 DISTILL = ("distill", "digits", "--feature-map", "identity", "--ridge", "1.0")
 
@@ -113,11 +117,99 @@ def test_every_option_reaches_distill(tmp_path, monkeypatch):
         "intercept": True,
         "task": "classification",
         "progress": False,
+        "device": "auto",
+        "holdout": 0.05,
     }
     assert seen == given | expected
     refused("distill", "digits", tmp_path / "a.safetensors", "--ridge", "1e-3")
     assert seen["ridge"] == 1e-3
     assert seen["progress"] is None
+
+
+def test_options_of_a_learned_method_reach_distill(tmp_path, monkeypatch):
+    seen = {}
+
+    def pretend(data, **options):
+        seen.clear()
+        seen.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("kernel_distill._distill.distill", pretend)
+    out, run = tmp_path / "a.safetensors", tmp_path / "run"
+    sets = ["--set", "kernel=gaussian", "--set", "pick.kind=loss", "--set", "pick.mixing=0.5"]
+    legs = ["--steps", 7, "--time-limit", 2.5, "--checkpoint", run, "--log", tmp_path / "log"]
+    refused("distill", "digits", out, "--method", "kip", *sets, *legs, "--near", "herding", "--holdout", 0.2)
+    assert seen["method"] == kd.KIP(kernel="gaussian", pick=kd.Pick(kind="loss", mixing=0.5))
+    assert seen["loop"] == kd.Loop(steps=7, time_limit=2.5, checkpoint=run, log=tmp_path / "log")
+    assert (seen["near"], seen["holdout"]) == ("herding", 0.2)
+
+    # A recipe's own values, and what is given in their place; where it runs is no change of the recipe.
+    recipe = ["--recipe", "kip-fc1-cifar10-100", "--any-data"]
+    refused(
+        "distill",
+        "digits",
+        out,
+        *recipe,
+        "--steps",
+        9,
+        "--per-class",
+        2,
+        "--checkpoint",
+        run,
+        "--device",
+        "cpu",
+    )
+    assert (seen["per_class"], seen["near"], seen["device"]) == (2, "random", "cpu")
+    assert seen["method"].batch_size == 5000
+    assert seen["loop"] == kd.Loop(steps=9, evaluate_every=20, checkpoint=run)
+    changed = seen["provenance"]["recipe"]["changed"]
+    assert sorted(changed) == ["loop.steps", "per_class"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "batch_size=3"], "--set is for learned methods"),
+        (["--set", "steps=3"], "takes no `loop`"),
+        (["--method", "kip", "--set", "batchsize=3"], "batchsize"),
+        (["--method", "kip", "--set", "steps"], "--set takes KEY=VALUE"),
+        (["--steps", "3"], "takes no `loop`"),
+        (["--recipe", "kip-fc1-cifar"], "did you mean 'kip-fc1-cifar10-100'"),
+        (["--recipe", "kip-fc1-cifar10-100"], "is for CIFAR-10"),
+        (["--recipe", "kip-fc1-cifar10-100", "--method", "kip"], "leave out --method"),
+        (["--recipe", "kip-fc1-cifar10-100", "--ridge", "1"], "no value 'ridge'"),
+    ],
+)
+def test_learned_options_that_do_not_fit(options, message, tmp_path):
+    assert message in refused("distill", "digits", tmp_path / "a.safetensors", *options)
+
+
+def test_recipes_are_listed():
+    assert "kip-fc1-cifar10-100" in succeed("recipes", "--markdown")
+    assert json.loads(succeed("recipes", "kip-fc1-cifar10-100"))["method"]["method"] == "kip"
+    assert "did you mean" in refused("recipes", "kip-fc1-cifar10")
+
+
+def test_ablation(tmp_path):
+    arms = ["--init", "random", "--init", "k-means", "--pick", "uniform", "--pick", "loss"]
+    words = [
+        "ablate",
+        "digits",
+        *arms,
+        "--seeds",
+        2,
+        "--steps",
+        2,
+        "--set",
+        "batch_size=100",
+        "--out",
+        tmp_path,
+    ]
+    found = json.loads(succeed(*words, "--json"))
+    assert [(arm["init"], arm["pick"]) for arm in found["arms"]] == [
+        ("random", "uniform"), ("random", "loss"), ("k-means", "uniform"), ("k-means", "loss"),
+    ]  # fmt: skip
+    assert json.loads(succeed(*words, "--json")) == found
 
 
 def test_regression_files_and_sets_without_test_split(tmp_path):
@@ -269,6 +361,73 @@ def test_inspect_shows_sets_that_need_their_network(tmp_path):
         == "module"
     )
     refused("convert", tmp_path / "a.safetensors", tmp_path / "a.npz")
+
+
+@pytest.fixture(scope="module")
+def with_kernel(tmp_path_factory, file):
+    """A learned set of images with a kernel, kept after its transform."""
+    data, ds = kd.load_data("digits"), kd.load(file)
+    X = torch.from_numpy(data.x_train)
+    transform = make_transform("zca-kip", lambda: [X], (1, 8, 8))
+    kernel = make_kernel_function("gaussian", (1, 8, 8), sample=lambda: transform.forward(X[:200]))
+    rows = np.concatenate([np.flatnonzero(data.y_train == label)[:2] for label in range(10)])
+    made = learned_set(
+        KernelEncoder(transform, kernel),
+        ds.targets,
+        transform.forward(X[rows]),
+        ds.targets.encode(data.y_train[rows]),
+        relative_ridge=1e-6,
+        labels=torch.from_numpy(data.y_train[rows]),
+        n_rows=len(X),
+        heldout_score=0.75,
+        heldout_rows=0,
+        selected_step=7,
+        class_names=ds.class_names,
+    )
+    path = tmp_path_factory.mktemp("sets") / "kernel.safetensors"
+    made.save(path)
+    return path
+
+
+def test_sets_with_a_kernel_on_every_command(tmp_path, with_kernel):
+    ds = kd.load(with_kernel)
+    found = json.loads(succeed("inspect", with_kernel, "--json"))
+    assert found["kernel"] == {"name": "gaussian", "parameters": ds.encoder.kernel.parameters()}
+    assert not {"feature_map", "precision", "fingerprint"} & set(found)
+    assert found["space"] == "transformed"
+    assert found["certificate"]["status"] == "learned"
+    assert found["certificate"]["heldout_score"] == 0.75
+    assert "weight_error" not in found["certificate"]
+    text = succeed("inspect", with_kernel)
+    for shown in (
+        "kernel.parameters.bandwidth",
+        "nothing is guaranteed beyond the held-out figures",
+        "held-out score",
+        "training rows stood in for them",
+        "of training data learned from",
+    ):
+        assert shown in text
+    for hidden in (
+        "weight error",
+        "prediction error",
+        "the model has rank",
+        "held-out loss",
+        "of the run",
+        "None",
+    ):
+        assert hidden not in text
+    rows = json.loads(
+        succeed("evaluate", with_kernel, "--data", "digits", "--baselines", "random", "--json")
+    )["rows"]
+    assert [row["trained_on"] for row in rows] == ["distilled", "random"]
+    assert rows[0]["score"] > 0.5
+    succeed("convert", with_kernel, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert np.array_equal(arrays["x"], ds.x.numpy())
+        assert arrays["labels"].tolist() == ds.hard_labels.tolist()
+    succeed("convert", with_kernel, tmp_path / "a.png")
+    succeed("convert", with_kernel, tmp_path / "folder")
+    assert len(list((tmp_path / "folder").rglob("*.png"))) == 20
 
 
 def test_convert_to_a_folder_of_images(tmp_path, file):

@@ -372,3 +372,13 @@ def test_doctests():
             result = doctest.DocTestRunner().run(test)
             assert result.attempted
             assert not result.failed
+
+
+def test_learned_methods_work_in_the_estimator():
+    data = kd.load_data("digits")
+    estimator = kd.KernelDistiller(method=kd.KIP(batch_size=200), loop=kd.Loop(steps=2), random_state=0)
+    estimator.fit(data.x_train.reshape(len(data.x_train), -1), data.y_train)
+    assert estimator.certificate_.status == "learned"
+    assert estimator.score(data.x_test.reshape(len(data.x_test), -1), data.y_test) > 0.3
+    with pytest.raises(ValueError, match="takes no `ridge`"):
+        kd.KernelDistiller(method="kip", ridge=1.0).fit(data.x_train, data.y_train)

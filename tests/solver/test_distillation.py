@@ -338,11 +338,9 @@ def test_predictions_are_those_of_the_full_model(method):
         y[:200],
         method=method,
         n_points=D if method == "label-solve" else K,
-        refine_steps=300,
     )
-    if method != "refine":
-        assert distilled.predict(test).tolist() == distilled.full_model.predict(test).tolist()
-        assert distilled.score(test, labels) == distilled.full_model.score(test, labels)
+    assert distilled.predict(test).tolist() == distilled.full_model.predict(test).tolist()
+    assert distilled.score(test, labels) == distilled.full_model.score(test, labels)
     scores = distilled.decision_function(test)
     assert scores.shape == (300, K)
     assert distilled.predict(test).tolist() == scores.argmax(axis=1).tolist()
@@ -355,7 +353,12 @@ CERTIFIED = {
     "exact": {},
     "low-rank": {"n_points": 2},
     "label-solve": {"method": "label-solve", "per_class": 2},
-    "refine": {"method": "refine", "refine_steps": 3, "progress": False},
+    "full-kip": {"method": kd.FullKIP(inner=3, steps=1), "near": "noise", "progress": False},
+    "full-kip-fixed": {
+        "method": kd.FullKIP(inner=3, steps=1, labels="fixed", ridge=1e-3),
+        "near": "noise",
+        "progress": False,
+    },
     "float16": {"storage": "float16", "bounds": "data"},
     "float32": {"storage": "float32"},
     "all-ridges": {"method": "all-ridges"},
@@ -401,7 +404,8 @@ def test_every_number_of_the_certificate_is_what_it_says(options, intercept, wei
     assert c.status == {
         "low-rank": "low-rank",
         "label-solve": "projected",
-        "refine": "refined",
+        "full-kip": "refined",
+        "full-kip-fixed": "refined",
         "float16": "rounded",
     }.get(next(name for name, value in CERTIFIED.items() if value is options), "exact")
     assert c.status.explanation
@@ -718,7 +722,7 @@ BAD_OPTIONS = {
     "space": ({"space": "inputs"}, "unknown space 'inputs'; did you mean 'input'"),
     "storage": ({"storage": "float8"}, "unknown storage type 'float8'; did you mean 'float"),
     "bounds": ({"bounds": "dta"}, "unknown bounds 'dta'; did you mean 'data'"),
-    "near": ({"near": "dta"}, "unknown reference points .*'dta'; did you mean 'data'"),
+    "near": ({"near": "dta"}, "unknown points to start from .*'dta'; did you mean 'data'"),
     "targets": ({"targets": "centered"}, "unknown target encoding 'centered'; did you mean 'centred'"),
     "task": ({"task": "classify"}, "unknown task 'classify'; did you mean 'classification'"),
     "transform": (
@@ -729,7 +733,7 @@ BAD_OPTIONS = {
     "precision": ({"precision": "exactly"}, "unknown precision 'exactly'; did you mean 'exact'"),
     "n_classes": ({"n_classes": 1}, "`n_classes` must be an integer of at least 2, got 1"),
     "seed": ({"seed": -1}, r"`seed` must be an integer in \[0, 2\*\*64\), got -1"),
-    "device": ({"device": "cuda"}, "device 'cuda' is not available for this method yet"),
+    "device": ({"device": "cuda"}, "closed forms run on the CPU: device 'cuda'"),
     "map-of-other-data": (
         {"feature_map": Identity((D + 1,))},
         r"the feature map takes \(13,\), the data have shape \(12,\)",
@@ -746,10 +750,6 @@ BAD_OPTIONS = {
     "class_names": ({"class_names": ("a", "b")}, "2 class names for 4 classes"),
     "batch_bytes-text": ({"batch_bytes": "64M"}, "`batch_bytes` must be an integer of at least 1, got '64M'"),
     "batch_bytes-negative": ({"batch_bytes": -1}, "`batch_bytes` must be an integer of at least 1, got -1"),
-    "refine_steps": (
-        {"method": "refine", "refine_steps": 0},
-        "`refine_steps` must be an integer of at least 1, got 0",
-    ),
     "theorem-too-few": ({"method": "theorem", "n_points": 2}, "at least one point a class"),
     "theorem-intercept": ({"method": "theorem", "intercept": True}, "no intercept"),
     "one-hot-too-few": (
@@ -806,7 +806,7 @@ def test_bad_options_are_refused_before_the_data_are_read(name):
 def test_names_are_checked_by_every_method(name, method):
     options, message = BAD_OPTIONS[name]
     with pytest.raises(ValueError, match=message):
-        kd.distill(X_, Y_, feature_map="identity", ridge=1.0, method=method, refine_steps=1, **options)
+        kd.distill(X_, Y_, feature_map="identity", ridge=1.0, method=method, **options)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def test_the_loss_is_that_of_ridge_regression_on_the_features(norm, flip, labels
     learner = make_learner(norm=norm, flip=flip, labels=labels, pick=pick, ridge=1e-3)
     step = 5
     loss, _ = learner.loss(step)
-    x, y = learner.learned()["x"], learner.learned()["y"].numpy()
+    x, y = own_points(learner)
+    y = y.numpy()
     pad = torch.nn.functional.pad
     networks = learner._pool.frozen(learner._pool.pick(step), pad(x, (2, 2, 2, 2)))
     picked = learner._picker.draw(step)
@@ -158,10 +159,16 @@ def test_rfad_with_one_network_is_frepo_without_updates(m, monkeypatch):
     assert relative(frepo.parameters["x"].grad.flatten(1), K * gradient) < 1e-9
 
 
+def own_points(learner):
+    """Points and labels without their mirror images."""
+    m = len(learner.parameters["x"])
+    return learner.learned()["x"][:m], learner.learned()["y"][:m]
+
+
 def test_mirror_images_are_points_like_others():
     rows = make_rows()
     learner = make_learner(rows, norm="none", labels="fixed", flip=True)
-    x, y = learner.learned()["x"], learner.learned()["y"]
+    x, y = own_points(learner)
     double = FRePoLearner(
         rows,
         torch.cat([x, torch.flip(x, (3,))]),
@@ -170,6 +177,9 @@ def test_mirror_images_are_points_like_others():
         seed=0,
     )
     assert float(learner.loss(2)[0].detach()) == pytest.approx(float(double.loss(2)[0].detach()), rel=1e-10)
+    stored = learner.learned()
+    assert torch.equal(stored["x"], torch.cat([x, torch.flip(x, (3,))]))
+    assert torch.equal(stored["y"], torch.cat([y, y]))
     alone = make_learner(rows, norm="none", labels="fixed")
     assert float(alone.loss(2)[0].detach()) != pytest.approx(float(double.loss(2)[0].detach()), rel=1e-3)
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from kernel_distill import distill, load
+from kernel_distill.solver.learners.full_kip import FullKIP
 from kernel_distill.solver.points import STORAGE, cast_features, cast_points
 
 from ..cases import (
@@ -220,7 +221,9 @@ def test_share_out_of_range_is_that_of_the_points(case, method, bounds):
     assert made.certificate.out_of_range == pytest.approx(outside(made, X))
 
 
-@pytest.mark.parametrize("method", ["label-solve", "refine"])
+@pytest.mark.parametrize(
+    "method", ["label-solve", FullKIP(inner=2, steps=1)], ids=["label-solve", "full-kip"]
+)
 @pytest.mark.parametrize(
     "case", params_of(INVERTIBLE, "identity", "fourier-gaussian") + params_of(WIDE, "fourier-wide")
 )
@@ -236,7 +239,6 @@ def test_given_points_out_of_range_are_counted(case, method):
         method=method,
         near=far,
         per_class=2,
-        refine_steps=2,
         progress=False,
     )
     assert outside(made, X) > 0.1

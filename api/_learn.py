@@ -1,0 +1,256 @@
+"""Sets that are learned: rows, points to start from, a learner, the loop, and the set that came of it."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._closed_form import fit
+from ._inputs import prepare_rows, sampler
+from ._job import Job
+from ._provenance import provenance
+from ._start import start_points
+from .solver.distillation import distill_points
+from .solver.distilled_set import DistilledSet
+from .solver.encoder import Encoder
+from .solver.kernel_encoder import KernelEncoder
+from .solver.kernel_functions import make_kernel_function
+from .solver.learned_set import as_stored, check_storage, learned_set
+from .solver.learner import Learner
+from .solver.learners.frepo import FRePo, FRePoLearner
+from .solver.learners.full_kip import FullKIP, FullKIPLearner
+from .solver.learners.kernel_ridge import prediction_figures
+from .solver.learners.kip import KIP, KIPLearner
+from .solver.learners.methods import MethodOptions
+from .solver.learners.rfad import RFAD, RFADLearner
+from .solver.learners.rows import TrainingRows
+from .solver.loop import Loop, LoopResult, run_loop
+from .solver.reference import nominal_classes, reference_points
+
+# Of no use to methods that learn from rows: they have no full model, and their sets no intercept.
+_OF_FULL_MODEL = (
+    "feature_map",
+    "feature_params",
+    "ridge",
+    "distilled_ridge",
+    "labels",
+    "space",
+    "bounds",
+    "intercept",
+    "sample_weight",
+    "precision",
+    "batch_bytes",
+)
+# Held-out rows below which their figures are noted as rough.
+_FEW_ROWS = 30
+
+
+def learn(job: Job, method: MethodOptions) -> DistilledSet:
+    """Distil by a learned method; see `distill`."""
+    if isinstance(method, FullKIP):
+        return _learn_full(job, method)
+    job.refuse(*_OF_FULL_MODEL)
+    method = _effective(method, job.loop or Loop())
+    source, transform, coding = prepare_rows(job.X, job.y, **job.rows)
+    check_storage(job.storage, transform)
+    names, m = job.names(coding), job.points(coding)
+    rows = TrainingRows(
+        source, transform, coding, seed=job.seed, holdout=job.holdout, device=resolve_device(job.device)
+    )
+    started = time.monotonic()
+    points, labels, classes = start_points(job.near, rows, m, job.seed, labels=method.labels)
+    init_seconds = time.monotonic() - started
+    learner, encoder_of = _learner(
+        method, rows, points, labels, job.seed, sampler(source, transform, job.seed)
+    )
+    result = _run(learner, job, method)
+    x, y = result.learned["x"], result.learned["y"]
+    if isinstance(learner, KIPLearner) and method.labels == "solved" and job.storage != "float64":
+        # The best labels are those of the points as they are stored.
+        y = learner.solved_labels(as_stored(x, transform, job.storage)[1])
+    if classes is not None:
+        classes = classes.repeat(len(x) // m)  # mirror images of points are points of their own
+    ds = learned_set(
+        encoder_of(result.learned),
+        coding,
+        x,
+        y,
+        relative_ridge=method.ridge,
+        labels=classes,
+        n_rows=rows.n,
+        storage=job.storage,
+        data_range=rows.data_range,
+        heldout_score=_finite(result.figures["score"]),
+        heldout_loss=result.figures["loss"],
+        heldout_rows=rows.n_held_out,
+        selected_step=result.step,
+        steps=result.steps,
+        class_names=names,
+        provenance=_provenance(job, method, result, init_seconds, rows.data_range),
+        notes=_notes(result, rows),
+    )
+    if job.storage == "float64":
+        return ds
+    score = _finite(_heldout_score(ds, rows))
+    return dataclasses.replace(ds, certificate=ds.certificate.model_copy(update={"heldout_score": score}))
+
+
+def _heldout_score(ds: DistilledSet, rows: TrainingRows) -> float:
+    """Score of a set as it is stored on the rows held out."""
+    predicted, wanted = [], []
+    for Z, Y in rows.held_out():
+        raw = Z.cpu().double()
+        encoder = ds.encoder
+        seen = raw if isinstance(encoder, KernelEncoder) else encoder.feature_map.features(raw)
+        predicted.append(ds.model.scores(seen))
+        wanted.append(Y.cpu())
+    return prediction_figures(ds.targets, torch.cat(predicted), torch.cat(wanted))["score"]
+
+
+def _learner(
+    method: MethodOptions,
+    rows: TrainingRows,
+    points: Tensor,
+    labels: Tensor,
+    seed: int,
+    sample: Callable[[], Tensor],
+) -> tuple[Learner, Callable[[dict[str, Tensor]], Encoder | KernelEncoder]]:
+    """The learner of a method, and what makes of its result the encoder that the set is used with."""
+    transform = rows.transform
+    shape = transform.input_shape
+    if isinstance(method, KIP):
+        kernel = make_kernel_function(
+            method.kernel, shape, seed=seed, sample=sample, params=method.kernel_params
+        )
+        return (
+            KIPLearner(rows, kernel, points, labels, method, seed=seed),
+            lambda learned: KernelEncoder(transform, kernel),
+        )
+    if isinstance(method, RFAD):
+        return (
+            RFADLearner(rows, points, labels, method, seed=seed),
+            lambda learned: Encoder(transform, method.feature_map(shape, seed)),
+        )
+    assert isinstance(method, FRePo)
+    return (
+        FRePoLearner(rows, points, labels, method, seed=seed),
+        lambda learned: Encoder(transform, method.feature_map(shape, learned)),
+    )
+
+
+def _learn_full(job: Job, method: FullKIP) -> DistilledSet:
+    """Full-data KIP: the full model in one pass over the rows, then its points."""
+    job.refuse("holdout", "labels", "bounds", "space", "distilled_ridge")
+    method = _effective(method, job.loop or Loop())
+    if job.device not in ("auto", "cpu"):
+        raise ValueError(f"method 'full-kip' runs on the CPU: leave out device={job.device!r}")
+    full, near = fit(job)
+    coding = full.model.targets
+    names, m = job.names(coding), job.points(coding)
+    started = time.monotonic()
+    start = reference_points(full, m, near, job.seed)
+    init_seconds = time.monotonic() - started
+    classes = nominal_classes(m, coding)
+    labels = None
+    if classes is not None:
+        labels = coding.encode([(coding.classes or ())[index] for index in classes.tolist()])
+    elif method.labels != "solved":
+        # Values have no label of their own: start from what the full model says of the points.
+        labels = full.model.encoder.feature_map.features(start) @ full.model.weights + full.model.bias
+    result = _run(FullKIPLearner(full, start, method, labels), job, method)
+    return distill_points(
+        full,
+        result.learned,
+        storage=job.storage,
+        steps=result.steps,
+        selected_step=result.step,
+        class_names=names,
+        provenance=_provenance(job, method, result, init_seconds, full.data_range),
+        notes=_notes(result),
+    )
+
+
+def _run(learner: Learner, job: Job, method: MethodOptions) -> LoopResult:
+    return run_loop(
+        learner,
+        job.loop or Loop(),
+        steps=method.steps,
+        evaluate_every=method.evaluate_every,
+        label=method.method,
+        progress=job.progress,
+    )
+
+
+def _provenance(
+    job: Job,
+    method: MethodOptions,
+    result: LoopResult,
+    init_seconds: float,
+    data_range: tuple[float, float],
+) -> dict[str, Any]:
+    run = {
+        "steps": result.steps,
+        "selected_step": result.step,
+        "stopped": result.stopped,
+        "patience": None if job.loop is None else job.loop.patience,
+        "seconds": round(result.seconds, 3),
+        "init_seconds": round(init_seconds, 3),
+        "figures": {name: value for name, value in result.figures.items() if math.isfinite(value)},
+    }
+    options = {**method.model_dump(mode="json"), "near": job.near_name}
+    if not isinstance(method, FullKIP):
+        options["holdout"] = job.holdout
+    return provenance({**job.origin, **(job.provenance or {})}, options, job.seed, data_range, run=run)
+
+
+def _effective(method: MethodOptions, loop: Loop) -> MethodOptions:
+    """Options with the loop's numbers in place of the method's own, so that schedules and files know them."""
+    given = {"steps": loop.steps, "evaluate_every": loop.evaluate_every}
+    return method.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def _notes(result: LoopResult, rows: TrainingRows | None = None) -> list[str]:
+    """What a user should know of the run."""
+    notes = []
+    if result.stopped == "diverged":
+        notes.append(
+            f"the loss was not finite after {result.steps} steps: the set is the best from before that"
+        )
+    elif result.stopped == "time":
+        notes.append(f"stopped by its budget of time after {result.steps} steps")
+    if rows is None:
+        return notes
+    if rows.n_held_out == 0:
+        notes.append("no rows were held out: figures are of training rows, and flatter the set")
+    elif rows.n_held_out < _FEW_ROWS:
+        notes.append(f"only {rows.n_held_out} rows were held out: figures, and the choice by them, are rough")
+    if not math.isfinite(result.figures["score"]):
+        notes.append("the rows held out have one value only, of which R² says nothing")
+    return notes
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here: {first}") from None
+    return found

@@ -1,0 +1,69 @@
+"""What the command line asks of a learned method: options by key, with or without a recipe."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ._recipe import merged, validated
+from ._recipes import load_recipe
+from .solver.learners.methods import LEARNED, options_class
+from .solver.loop import Loop
+
+
+def learned_options(method: str, changes: Mapping[str, Any], loop: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `distill` for a method by name; nothing for closed forms, which take neither.
+
+    Raises
+    ------
+    ValueError
+        If a closed form is given options of a learned method, or an option does not exist.
+    """
+    changes, loop = _sorted(changes, loop)
+    if method not in LEARNED:
+        if changes:
+            raise ValueError(f"--set is for learned methods ({', '.join(LEARNED)}), not for {method!r}")
+        return {"loop": validated(Loop, loop, "the loop")} if loop else {}
+    document = merged({"method": method}, nested(changes))
+    return {
+        "method": validated(options_class(method), document, f"method {method!r}"),
+        "loop": validated(Loop, loop, "the loop"),
+    }
+
+
+def from_recipe(
+    name: str, given: Mapping[str, Any], changes: Mapping[str, Any], loop: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of `distill` for a recipe, with what the user gave in place of its own.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe, or it has no such value.
+    """
+    if "method" in given:
+        raise ValueError("a recipe has its method: leave out --method, or --recipe")
+    changes, loop = _sorted(changes, loop)
+    of_machine = {"device", "checkpoint", "log", "time_limit"}
+    values = {key: value for key, value in given.items() if key not in of_machine}
+    values |= {f"method.{key}": value for key, value in changes.items()}
+    values |= {f"loop.{key}": value for key, value in loop.items() if key not in of_machine}
+    recipe = load_recipe(name).replaced(values) if values else load_recipe(name)
+    arguments = recipe.arguments()
+    leg = {key: value for key, value in loop.items() if key in of_machine}
+    arguments["loop"] = validated(Loop, {**dict(arguments["loop"]), **leg}, "the loop")
+    return arguments | ({"device": given["device"]} if "device" in given else {})
+
+
+def _sorted(changes: Mapping[str, Any], loop: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Changes of the method, and of the loop, which decides over what a method has a number of its own for."""
+    of_loop = {name: changes[name] for name in ("steps", "evaluate_every") if name in changes}
+    return {key: value for key, value in changes.items() if key not in of_loop}, {**of_loop, **loop}
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as tables."""
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        made = merged(made, value)
+    return made

@@ -1,0 +1,325 @@
+"""Ablations: statistics against values worked out by hand, the grid of runs, and going on with one."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kernel_distill import _ablation, load_data
+from kernel_distill._ablation import ablate, parse_pick
+from kernel_distill._ablation_result import Ablation, Run, paired_difference
+from kernel_distill.solver.data import Data
+from kernel_distill.solver.learners.full_kip import FullKIP
+from kernel_distill.solver.learners.kip import KIP
+from kernel_distill.solver.learners.pick import Pick
+from kernel_distill.solver.loop import Loop
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), np.arange(40) % 2
+    return Data(X[:30], y[:30], X[30:], y[30:], ("a", "b"), "toy")
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """`distill` gives scores that follow from its arguments, and notes what it was called with."""
+    made = []
+
+    def distill(data, **arguments):
+        made.append(arguments)
+        kind = getattr(getattr(arguments["method"], "pick", None), "kind", "none")
+        score = 0.5 + 0.01 * arguments["seed"] + 0.1 * (kind == "loss") + 0.2 * (arguments["near"] == "noise")
+        record = {"seconds": 2.0, "steps": 7, "selected_step": 5, "stopped": "time", "init_seconds": 0.5}
+        return SimpleNamespace(
+            provenance={"run": record},
+            certificate=SimpleNamespace(heldout_score=0.4, heldout_loss=0.03),
+            score=lambda X, y: score if len(X) == len(data.x_test) else math.nan,
+        )
+
+    monkeypatch.setattr(_ablation, "distill", distill)
+    return made
+
+
+def two_sided_of_four(t):
+    """p of a t with 4 degrees of freedom, whose distribution function is elementary."""
+    return 1 - 3 / 4 * t / math.sqrt(1 + t * t / 4) * (1 - t * t / 12 / (1 + t * t / 4))
+
+
+def test_paired_difference_is_what_the_textbook_gives():
+    # d = 2, 2, 2, 5, -1 hundredths: mean 2, sum of squares about it 18, so s^2 = 4.5 and t = 2 / sqrt(4.5 / 5).
+    scores, reference = [0.50, 0.52, 0.49, 0.55, 0.51], [0.48, 0.50, 0.47, 0.50, 0.52]
+    found = paired_difference(scores, reference)
+    t = 2 / math.sqrt(0.9)
+    assert found.mean == pytest.approx(0.02)
+    assert found.t_pvalue == pytest.approx(two_sided_of_four(t), rel=1e-10)
+    # The 97.5 % point with 4 degrees of freedom is 2.7764451 (any table).
+    error = math.sqrt(0.9) / 100
+    assert found.interval == pytest.approx((0.02 - 2.7764451 * error, 0.02 + 2.7764451 * error), rel=1e-7)
+    # Ranks 3, 3, 3, 5, -1: of 32 choices of signs 2 reach +13 and 2 reach -13.
+    assert found.wilcoxon_pvalue == 4 / 32
+
+
+@pytest.mark.parametrize(
+    ("difference", "t_pvalue", "wilcoxon"),
+    [
+        ([1, 2, 3, 4, 5], two_sided_of_four(3 / math.sqrt(2.5 / 5)), 2 / 32),
+        ([0, 0, 3, 4, 5], None, 2 / 8),  # zeros are dropped: three pairs
+        ([-1, 1], 1.0, 1.0),
+        ([9, 9, 9], None, 2 / 8),  # which binary fractions are not
+        ([0, 0, 0], None, None),
+    ],
+    ids=["ordered", "zeros", "opposite", "all alike", "nothing"],
+)
+def test_signed_ranks_by_counting(difference, t_pvalue, wilcoxon):
+    reference = np.array([0.1, 0.7, 0.3, 0.2, 0.9])[: len(difference)]
+    found = paired_difference(reference + np.array(difference) / 1000, reference)
+    assert found.wilcoxon_pvalue == (None if wilcoxon is None else pytest.approx(wilcoxon))
+    if t_pvalue is not None:
+        assert found.t_pvalue == pytest.approx(t_pvalue, rel=1e-9)
+    assert (found.t_pvalue is None) == (len(set(difference)) == 1)
+
+
+@pytest.mark.parametrize("n", [2, 11, 30])
+def test_signed_ranks_without_ties_are_those_of_scipy(n):
+    from scipy import stats
+
+    difference = np.random.default_rng(1).normal(0.3, 1, n)
+    found = paired_difference(difference, np.zeros(n))
+    assert found.wilcoxon_pvalue == pytest.approx(stats.wilcoxon(difference, method="exact").pvalue)
+    assert found.t_pvalue == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
+
+
+def test_one_seed_has_no_spread():
+    found = paired_difference([0.5], [0.25])
+    assert (found.mean, found.interval, found.t_pvalue, found.wilcoxon_pvalue) == (0.25, None, None, None)
+    with pytest.raises(ValueError, match="as many scores as references, got 2 and 1"):
+        paired_difference([0.5, 0.6], [0.25])
+
+
+def run(init, pick, seed, score, stopped="time"):
+    return Run(init, pick, seed, score, 0.4, 0.03, 7, 5, 2.0, 0.5, stopped)
+
+
+def result(runs, metric="accuracy"):
+    settings = {
+        "data": {"name": "toy"},
+        "metric": metric,
+        "method": {"method": "kip"},
+        "points": "1 a class",
+        "budget": "2 s each",
+    }
+    return Ablation(settings, tuple(sorted({made.seed for made in runs})), tuple(runs))
+
+
+def test_a_table_says_what_the_runs_say():
+    runs = [run("random", "uniform", s, 0.5 + 0.01 * s) for s in range(3)]
+    runs += [run("random", "loss", s, 0.52 + 0.02 * s) for s in range(3)]
+    first, second = result(runs).arms
+    assert (first.mean, first.deviation) == pytest.approx((0.51, 0.01))
+    assert first.difference is None
+    assert (first.steps, first.seconds, first.init_seconds) == (7, 2, 0.5)
+    assert second.difference is not None
+    assert second.difference.mean == pytest.approx(0.03)
+    lines = str(result(runs)).splitlines()
+    assert lines[0] == "toy, kip, 1 a class, 2 s each, 3 seeds"
+    cells = [cell.strip() for cell in next(line for line in lines if "| loss" in line).strip("|").split("|")]
+    # 3 +- 4.3027 * 1 / sqrt(3) points; t = 3 sqrt(3) with 2 degrees of freedom: p = 1 - t / sqrt(2 + t^2).
+    assert cells[:5] == ["random", "loss", "54.00 ± 2.00 %", "+3.00", "+0.52 .. +5.48"]
+    p = 1 - math.sqrt(27) / math.sqrt(29)
+    assert cells[5:] == [f"{p:.3g}", "0.25", "7", "2", "0.5"]
+    assert "Wilcoxon's p below 0.25" in lines[-1]
+
+
+def test_remarks_count_comparisons_and_name_runs_that_diverged():
+    runs = [run("random", "uniform", s, 0.5) for s in range(6)]
+    runs += [run("noise", "uniform", s, 0.4, "diverged" if s == 2 else "time") for s in range(6)]
+    runs += [run("herding", "uniform", s, 0.6) for s in range(6)]
+    text = result(runs).remarks()
+    assert len(text) == 2
+    assert "0.05 / 2 = 0.025" in text[0]
+    assert text[1].startswith("The run of noise, uniform, seed 2 diverged")
+
+
+def test_regression_is_told_in_r2():
+    lines = str(result([run("random", None, s, 0.5 + s / 10) for s in range(2)], "r2"))
+    assert "test r2" in lines
+    assert "0.5500 ± 0.0707" in lines
+
+
+def test_json_is_strict_and_complete():
+    made = result([run("random", "uniform", 0, 0.5), run("random", "loss", 0, math.nan)])
+    found = json.loads(made.to_json())
+    assert found["runs"][0]["score"] == 0.5
+    assert found["arms"][1]["mean"] is None
+    assert found["arms"][1]["difference"]["interval"] is None
+
+
+def test_the_grid_runs_every_arm_with_every_seed(data, calls):
+    made = ablate(
+        data,
+        "kip",
+        inits=["data", "noise"],
+        picks=["uniform", "loss"],
+        seeds=[3, 5],
+        time_limit=9,
+        per_class=4,
+    )
+    assert [(arm.init, arm.pick) for arm in made.arms] == [
+        ("data", "uniform"),
+        ("data", "loss"),
+        ("noise", "uniform"),
+        ("noise", "loss"),
+    ]
+    assert [arm.mean for arm in made.arms] == pytest.approx([0.54, 0.64, 0.74, 0.84])
+    assert [(r.init, r.pick, r.seed) for r in made.runs[:3]] == [
+        ("data", "uniform", 3),
+        ("data", "uniform", 5),
+        ("data", "loss", 3),
+    ]
+    # Seed by seed, and the second seed begins with the second arm.
+    assert [call["seed"] for call in calls] == [3] * 4 + [5] * 4
+    assert [(call["near"], call["method"].pick.kind) for call in calls[4:]] == [
+        ("data", "loss"),
+        ("noise", "uniform"),
+        ("noise", "loss"),
+        ("data", "uniform"),
+    ]
+    assert all(call["per_class"] == 4 and call["progress"] is False for call in calls)
+    assert len({id(call["transform"]) for call in calls}) == 1
+    assert made.runs[0] == run("data", "uniform", 3, 0.53)
+
+
+def test_every_run_gets_the_whole_budget(data, calls, tmp_path):
+    loop = Loop(steps=3, patience=1, evaluate_every=2, checkpoint=tmp_path / "c", log=tmp_path / "l")
+    ablate(data, "kip", seeds=1, time_limit=9, loop=loop)
+    ablate(data, "kip", seeds=1, steps=11, loop=loop)
+    timed, counted = (call["loop"] for call in calls)
+    assert (timed.time_limit, counted.time_limit, counted.steps) == (9, None, 11)
+    assert timed.steps > 10**6
+    for made in (timed, counted):
+        assert (made.patience, made.checkpoint, made.log, made.evaluate_every) == (None, None, None, 2)
+
+
+def test_only_the_pick_of_the_method_changes(data, calls):
+    method = KIP(pick=Pick(kind="balanced"))
+    made = ablate(data, method, seeds=1, steps=1)
+    assert made.arms[0].pick == "balanced"
+    ablate(data, method, seeds=1, steps=1, picks=[Pick(kind="loss")])
+    assert calls[0]["method"] == method
+    assert calls[1]["method"] == method.model_copy(update={"pick": Pick(kind="loss")})
+
+
+def test_a_method_without_batches_has_arms_without_pick(data, calls):
+    made = ablate(data, FullKIP(), inits=["data", "noise"], seeds=1, steps=1)
+    assert [(arm.init, arm.pick) for arm in made.arms] == [("data", None), ("noise", None)]
+    with pytest.raises(ValueError, match="draws no batches"):
+        ablate(data, FullKIP(), picks=["uniform"], seeds=1, steps=1)
+
+
+def test_a_pick_and_its_label_are_the_same_text():
+    assert parse_pick("loss") == Pick(kind="loss")
+    changed = parse_pick("loss, mixing=0.25")
+    assert changed == Pick(kind="loss", mixing=0.25)
+    assert _ablation._label(changed) == "loss,mixing=0.25"
+    assert parse_pick(_ablation._label(changed)) == changed
+    for text, message in [("loss,0.2", "KEY=VALUE"), ("los", "not a pick"), ("loss,mixing=x", "mixing")]:
+        with pytest.raises(ValueError, match=message):
+            parse_pick(text)
+
+
+def test_a_killed_ablation_goes_on(data, calls, tmp_path, monkeypatch):
+    arguments = dict(picks=["uniform", "loss"], seeds=3, time_limit=9, out=tmp_path / "runs")
+    whole = ablate(data, "kip", **{**arguments, "out": None})
+    del calls[:]
+    working = _ablation.distill
+
+    def killed(data, **given):
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return working(data, **given)
+
+    monkeypatch.setattr(_ablation, "distill", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(data, "kip", **arguments)
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 4
+    monkeypatch.setattr(_ablation, "distill", working)
+    again = ablate(data, "kip", **arguments)
+    assert len(calls) == 6
+    assert again == whole
+    # More seeds go on with the same files, more time does not.
+    assert len(ablate(data, "kip", **{**arguments, "seeds": 4}).runs) == 8
+    assert len(calls) == 8
+    with pytest.raises(ValueError, match=r"other settings \(budget, loop\): choose another folder"):
+        ablate(data, "kip", **{**arguments, "time_limit": 10})
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"per_class": 2}, "points, options"),
+        ({"method": KIP(steps=3)}, "method"),
+        ({"loop": Loop(evaluate_every=3)}, "loop"),
+    ],
+)
+def test_runs_with_other_settings_are_refused(data, calls, tmp_path, change, key):
+    arguments = {"method": "kip", "seeds": 1, "steps": 5, "out": tmp_path}
+    ablate(data, **arguments)
+    with pytest.raises(ValueError, match=rf"other settings \({key}\)"):
+        ablate(data, **{**arguments, **change})
+    with pytest.raises(ValueError, match=r"other settings \(data\)"):
+        ablate(
+            Data(data.x_train, data.y_train, data.x_test + 1, data.y_test, data.class_names, "toy"),
+            **arguments,
+        )
+    assert len(calls) == 1
+
+
+def test_a_file_that_is_no_run_is_named(data, calls, tmp_path):
+    ablate(data, "kip", seeds=1, steps=5, out=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=f"{path.name} is not a run"):
+        ablate(data, "kip", seeds=1, steps=5, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "closed-form"}, "learned methods"),
+        ({"inits": ["herdin"]}, "did you mean 'herding'"),
+        ({"inits": "random"}, "must be a list"),
+        ({"picks": []}, "must be a list"),
+        ({"picks": ["loss", Pick(kind="loss")]}, "once only"),
+        ({"seeds": 0}, "at least 1"),
+        ({"seeds": [1, 1]}, "distinct"),
+        ({"steps": None}, "either time_limit"),
+        ({"time_limit": 3}, "either time_limit"),
+        ({"steps": None, "time_limit": 0}, "more than 0"),
+        ({"confidence": 1}, "between 0 and 1"),
+        ({"near": "data"}, "sets `near` itself"),
+        ({"transform": object()}, "must be plain values"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(data, calls, change, message):
+    with pytest.raises(ValueError, match=message):
+        ablate(data, **{"method": "kip", "steps": 3, **change})
+    assert not calls
+
+
+def test_a_test_split_is_needed(data, calls):
+    with pytest.raises(ValueError, match="no test split"):
+        ablate(Data(data.x_train, data.y_train, class_names=("a", "b"), name="toy"), "kip", steps=3)
+    assert not calls
+
+
+def test_digits_for_real():
+    digits = load_data("digits")
+    made = ablate(digits, "kip", inits=["random", "k-center"], picks=["uniform", "loss"], seeds=2, steps=4)
+    assert [r.steps for r in made.runs] == [4] * 8
+    assert all(0.3 < r.score < 1 and r.heldout_loss > 0 and r.seconds > 0 for r in made.runs)
+    # Picks change the steps, and starts the points: no two arms end the same.
+    assert len({(r.heldout_loss, r.seed) for r in made.runs}) == 8
