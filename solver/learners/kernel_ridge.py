@@ -22,40 +22,6 @@ from torch import Tensor
 from ..targets import Targets
 
 
-def krr_loss(
-    K_SS: Tensor, K_TS: Tensor, Y_S: Tensor, Y_T: Tensor, ridge: float, weights: Tensor | None = None
-) -> Tensor:
-    """Loss of a set's predictions on a batch; differentiable once in everything but `ridge` and `weights`.
-
-    Parameters
-    ----------
-    K_SS : Tensor, shape (m, m), float64
-    K_TS : Tensor, shape (b, m), float32 or float64
-    Y_S : Tensor, shape (m, k), float64
-    Y_T : Tensor, shape (b, k), float64
-    ridge : float
-        r, relative.
-    weights : Tensor, shape (b,), optional
-        Of the rows; default 1/b.
-
-    Returns
-    -------
-    Tensor, scalar, float64
-        NaN where the system of the set is not positive definite.
-
-    Notes
-    -----
-    m³/3 + 3 m² k + b m k multiplications, and twice the latter two for the derivative.
-    """
-    losses = row_losses(kernel_ridge_predictions(K_SS, K_TS, Y_S, ridge), Y_T)
-    return losses.mean() if weights is None else (weights * losses).sum()
-
-
-def kernel_ridge_predictions(K_SS: Tensor, K_TS: Tensor, Y_S: Tensor, ridge: float) -> Tensor:
-    """``K_TS (K_SS + r tr(K_SS)/m)^-1 Y_S``, float64 (b, k); arguments as in `krr_loss`."""
-    return K_TS.double() @ kernel_ridge(K_SS, Y_S, ridge)
-
-
 def kernel_ridge(K_SS: Tensor, Y_S: Tensor, ridge: float) -> Tensor:
     """The α of a set with a relative ridge.
 

@@ -36,7 +36,7 @@ class TrainingRows:
     seed : int
         Decides which rows are held out.
     holdout : float, default 0.05
-        Share of the rows held out, at most `HOLDOUT_ROWS`; 0 for none.
+        Share of the rows held out, at most `HOLDOUT_ROWS`; 0 for none. The last row of a class is not held out.
     dtype : torch.dtype, default float32
         Of transformed inputs: float32 or float64.
     device : torch.device or str, default "cpu"
@@ -58,8 +58,7 @@ class TrainingRows:
     Raises
     ------
     ValueError
-        If `source` is a stream or weighted, values are not finite, or the rows held out leave a class without
-        training rows.
+        If `source` is a stream or weighted, values are not finite, or the rows held out leave no training rows.
     """
 
     def __init__(
@@ -90,16 +89,20 @@ class TrainingRows:
         total = len(source.X)
         aside = min(round(holdout * total), HOLDOUT_ROWS)
         order = row_keys(seed, "holdout", 0, total).argsort(stable=True)
-        train = order[aside:].sort().values
-        self.n, self.n_held_out = len(train), aside
         column = targets.indices(source.y) if targets.is_classes else None
+        held, train = order[:aside], order[aside:]
+        if column is not None:
+            # The last of a class's rows to be held out stays, so that every class can be learned.
+            kept = [int((column[held] == c).nonzero()[-1]) for c in _absent(column, train)]
+            train = torch.cat([train, held[kept]])
+            held = held[[index for index in range(len(held)) if index not in kept]]
+        train, held = train.sort().values, held.sort().values
+        self.n, self.n_held_out = len(train), len(held)
         self.classes = None if column is None else column[train]
-        missing = 0 if column is None else len(column.unique()) - len(column[train].unique())
-        if self.n == 0 or missing:
-            left = f"{missing} classes without training rows" if missing else "no training rows"
+        if self.n == 0:
             raise ValueError(
-                f"holding out {aside} of {total} rows leaves {left}: give more rows, or holdout=0 to choose on the"
-                " training rows"
+                f"holding out {aside} of {total} rows leaves no training rows: give more rows, or holdout=0 to"
+                " choose on the training rows"
             )
         # A target row is a row of the table; classes have one each, values are their own table.
         values = targets.encode(source.y if column is None else np.asarray(targets.classes))
@@ -108,7 +111,7 @@ class TrainingRows:
         self._entry = (torch.arange(total) if column is None else column).to(self.device)
         self._train = train.to(self.device)
         # Where no rows are held out, a random share of all rows is chosen on: the first ones may be of one class.
-        self._judges = order[: aside or HOLDOUT_ROWS].sort().values.to(self.device)
+        self._judges = (held if len(held) else order[:HOLDOUT_ROWS].sort().values).to(self.device)
         width = math.prod(source.input_shape)
         self.chunk = max(64, _CHUNK_BYTES // (8 * width))
         self._cache: Tensor | None = None
@@ -193,3 +196,8 @@ class TrainingRows:
     def _raw(self, rows: Tensor) -> Tensor:
         X = self._source.X
         return to_tensor(X[rows] if isinstance(X, Tensor) else X[rows.numpy()])
+
+
+def _absent(column: Tensor, rows: Tensor) -> list[int]:
+    """Classes of `column` that no row of `rows` has."""
+    return sorted(set(column.unique().tolist()) - set(column[rows].unique().tolist()))

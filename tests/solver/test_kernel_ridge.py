@@ -8,8 +8,6 @@ from sklearn.metrics import accuracy_score, r2_score
 from kernel_distill.solver.learners.kernel_ridge import (
     absolute_ridge,
     kernel_ridge,
-    kernel_ridge_predictions,
-    krr_loss,
     prediction_figures,
     row_losses,
 )
@@ -18,6 +16,17 @@ from kernel_distill.solver.targets import Targets
 from ..cases import EPS, condition, rounding
 
 SIZES = [(1, 3, 1, 1e-6), (5, 20, 3, 1e-6), (12, 4, 2, 0.1), (30, 50, 4, 1e-3), (7, 1, 1, 2.0)]
+
+
+def kernel_ridge_predictions(K_SS, K_TS, Y_S, ridge):
+    """Predictions as the learners make them."""
+    return K_TS.double() @ kernel_ridge(K_SS, Y_S, ridge)
+
+
+def krr_loss(K_SS, K_TS, Y_S, Y_T, ridge, weights=None):
+    """The loss of a batch as the learners make it."""
+    losses = row_losses(kernel_ridge_predictions(K_SS, K_TS, Y_S, ridge), Y_T)
+    return losses.mean() if weights is None else (weights * losses).sum()
 
 
 def system(m, b, k, seed=0, shape=()):

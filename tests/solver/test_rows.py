@@ -222,20 +222,21 @@ def test_a_holdout_that_is_no_share_is_refused(holdout):
         rows_of(X, y, holdout=holdout)
 
 
-def test_a_class_without_training_rows_is_refused():
+@pytest.mark.parametrize("seed", range(6))
+def test_every_class_keeps_a_training_row(seed):
     X, _ = problem(40)
+    keys = row_keys(seed, "holdout", 0, 40)
     y = np.zeros(40, dtype=int)
-    y[7] = 1
-    refused = 0
-    for seed in range(20):
-        if 7 in row_keys(seed, "holdout", 0, 40).argsort()[:20]:
-            with pytest.raises(ValueError, match="20 of 40 rows leaves 1 classes without training rows"):
-                rows_of(X, y, seed=seed, holdout=0.5)
-            refused += 1
-        else:
-            assert rows_of(X, y, seed=seed, holdout=0.5).n == 20
-    assert 0 < refused < 20
-    assert rows_of(X, y, holdout=0).n == 40
+    pair = keys.argsort()[[3, 11]].tolist()  # both would be held out
+    y[pair] = 1
+    rows = rows_of(X, y, seed=seed, holdout=0.5)
+    assert (rows.n, rows.n_held_out) == (21, 19)
+    assert rows.classes.bincount().tolist() == [20, 1]
+    kept = rows.raw(rows.classes.argmax()[None])
+    assert np.array_equal(kept[0].numpy(), X[pair[1]])
+    assert sum(len(Z) for Z, _ in rows.held_out()) == 19
+    whole = rows_of(X, y, seed=seed, holdout=0)
+    assert (whole.n, whole.n_held_out) == (40, 0)
 
 
 def test_holding_out_everything_is_refused():
