@@ -4,7 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ _OF_FULL_MODEL = (
     "precision",
     "batch_bytes",
 )
+Options = TypeVar("Options", KIP, FullKIP, RFAD, FRePo)
 # Held-out rows below which their figures are noted as rough.
 _FEW_ROWS = 30
 
@@ -207,7 +208,7 @@ def _provenance(
     return provenance({**job.origin, **(job.provenance or {})}, options, job.seed, data_range, run=run)
 
 
-def _effective(method: MethodOptions, loop: Loop) -> MethodOptions:
+def _effective(method: Options, loop: Loop) -> Options:
     """Options with the loop's numbers in place of the method's own, so that schedules and files know them."""
     given = {"steps": loop.steps, "evaluate_every": loop.evaluate_every}
     return method.model_copy(update={name: value for name, value in given.items() if value is not None})

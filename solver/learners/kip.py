@@ -171,13 +171,21 @@ class KIPLearner(GradientLearner):
 
     def loss(self, step: int) -> tuple[Tensor, Figures]:
         """Loss of a step's batch, with the weights of its pick."""
-        self._picker.refresh(step, self._losses_of)
+        solved = self._options.labels == "solved"
+        coefficients = self._coefficients()
+
+        def losses_of(index: Tensor) -> Tensor:
+            with torch.no_grad():
+                predictions = self._against_points(self._rows.inputs(index)).double() @ coefficients
+                return row_losses(predictions, self._rows.outputs(index))
+
+        self._picker.refresh(step, losses_of)
         index, weights = self._picker.draw(step)
         X, Y = self._rows.inputs(index), self._rows.outputs(index)
         K_TS = self._against_points(augment(X, index, self._options.augment, seed=self._seed, step=step))
-        if self._options.labels == "solved":
-            self._fitted = solve_batch(K_TS, Y, weights)
-        losses = row_losses(K_TS.double() @ self._coefficients(), Y)
+        if solved:
+            coefficients = self._fitted = solve_batch(K_TS, Y, weights)
+        losses = row_losses(K_TS.double() @ coefficients, Y)
         self._picker.observe(index, losses.detach())
         return (weights * losses).sum(), {}
 
@@ -249,10 +257,6 @@ class KIPLearner(GradientLearner):
 
     def _labels(self) -> Tensor:
         return self.parameters.get("y", self._given)
-
-    def _losses_of(self, index: Tensor) -> Tensor:
-        predictions = self._against_points(self._rows.inputs(index)).double() @ self._coefficients()
-        return row_losses(predictions, self._rows.outputs(index))
 
     def _best(self) -> SolvedLabels:
         """Labels solved over all rows for the points as they are, once for every state of them."""
