@@ -31,7 +31,9 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             raise  # `| head` has read enough: typer ends quietly
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+            kept = kwargs.get("checkpoint")
+            more = "" if kept is None else f": the same command goes on from {kept}"
+            typer.echo(f"interrupted{more}", err=True)
             raise typer.Exit(130) from None
         except (ValueError, OSError, ImportError) as error:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)

@@ -75,6 +75,10 @@ class Job:
             check_count(self.batch_bytes, "batch_bytes")
         if isinstance(self.method, str):
             check_name(self.method, (*METHODS, *LEARNED), "method")
+        if not (self.loop is None or isinstance(self.loop, Loop)):
+            raise ValueError(
+                f"`loop` must be a Loop, such as Loop(steps=100), got {type(self.loop).__name__}"
+            )
         learned = method_options(self.method)
         X, y, task, n_classes, class_names, origin = unpack(
             self.X, self.y, self.task, self.n_classes, self.class_names

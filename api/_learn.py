@@ -92,7 +92,7 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
         steps=result.steps,
         class_names=names,
         provenance=_provenance(job, method, result, init_seconds, rows.data_range),
-        notes=_notes(result, rows),
+        notes=_notes(result, method.steps, rows),
     )
     if job.storage == "float64":
         return ds
@@ -171,7 +171,7 @@ def _learn_full(job: Job, method: FullKIP) -> DistilledSet:
         selected_step=result.step,
         class_names=names,
         provenance=_provenance(job, method, result, init_seconds, full.data_range),
-        notes=_notes(result),
+        notes=_notes(result, method.steps),
     )
 
 
@@ -201,6 +201,8 @@ def _provenance(
         "seconds": round(result.seconds, 3),
         "init_seconds": round(init_seconds, 3),
         "figures": {name: value for name, value in result.figures.items() if math.isfinite(value)},
+        # Learned numbers beside the points: RFAD's scale of the predictions under its cross-entropy.
+        "learned": {name: float(value) for name, value in result.learned.items() if value.ndim == 0},
     }
     options = {**method.model_dump(mode="json"), "near": job.near_name}
     if not isinstance(method, FullKIP):
@@ -214,7 +216,7 @@ def _effective(method: Options, loop: Loop) -> Options:
     return method.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
-def _notes(result: LoopResult, rows: TrainingRows | None = None) -> list[str]:
+def _notes(result: LoopResult, wanted: int | None = None, rows: TrainingRows | None = None) -> list[str]:
     """What a user should know of the run."""
     notes = []
     if result.stopped == "diverged":
@@ -223,6 +225,10 @@ def _notes(result: LoopResult, rows: TrainingRows | None = None) -> list[str]:
         )
     elif result.stopped == "time":
         notes.append(f"stopped by its budget of time after {result.steps} steps")
+    if result.step == 0 and result.steps:
+        notes.append("no evaluation was better than that of the points to start from: the set is those")
+    if wanted is not None and result.steps > wanted:
+        notes.append(f"the checkpoint had {result.steps} steps already, of {wanted} that were asked for")
     if rows is None:
         return notes
     if rows.n_held_out == 0:

@@ -239,8 +239,14 @@ def validated(model: type[Model], document: Mapping[str, Any], what: str) -> Mod
     try:
         return model.model_validate(document)
     except ValidationError as error:
+        known = f"no such option; there are {', '.join(model.model_fields)}"
         found = [
-            (".".join(map(str, entry["loc"])), entry["msg"].removeprefix("Value error, "))
+            (
+                ".".join(map(str, entry["loc"])),
+                known
+                if entry["type"] == "extra_forbidden" and len(entry["loc"]) == 1
+                else entry["msg"].removeprefix("Value error, "),
+            )
             for entry in error.errors()
         ]
         problems = "; ".join(f"{place}: {message}" if place else message for place, message in found)

@@ -21,7 +21,10 @@ def learned_options(method: str, changes: Mapping[str, Any], loop: Mapping[str, 
     if method not in LEARNED:
         if changes:
             raise ValueError(f"--set is for learned methods ({', '.join(LEARNED)}), not for {method!r}")
-        return {"loop": validated(Loop, loop, "the loop")} if loop else {}
+        if loop:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in loop)
+            raise ValueError(f"{flags}: for learned methods ({', '.join(LEARNED)}), not for {method!r}")
+        return {}
     document = merged({"method": method}, nested(changes))
     return {
         "method": validated(options_class(method), document, f"method {method!r}"),

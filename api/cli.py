@@ -62,7 +62,7 @@ def distill(
     near: Annotated[
         str, option("Where points are placed, or start: auto, noise, data, or a coreset (k-center, ...).")
     ] = "auto",
-    labels: Annotated[str, option("auto, one-hot or solved.")] = "auto",
+    labels: Annotated[str, option("Of closed forms: auto, one-hot or solved.")] = "auto",
     space: Annotated[str, option("auto, input or features.")] = "auto",
     bounds: Annotated[str, option("free, or data: stay in the range of the data.")] = "free",
     storage: Annotated[str, option("float64, float32, float16 or uint8.")] = "float64",

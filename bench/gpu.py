@@ -92,7 +92,9 @@ class Visit:
         """1 if a test failed or a result is wrong, otherwise 0."""
         rows = [row for row in self.found["rows"] if row["status"] in ("wrong", "failed")]
         tests = self.found["tests"]
-        right = all(self.found.get(name, {}).get("status") in ("ok", None) for name in ("distillation", "rfad"))
+        right = all(
+            self.found.get(name, {}).get("status") in ("ok", None) for name in ("distillation", "rfad")
+        )
         return int(bool(rows) or bool(tests["failed"]) or tests["passed"] == 0 or not right)
 
     def machine(self):

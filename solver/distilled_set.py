@@ -39,7 +39,7 @@ class _Header(BaseModel):
     provenance: dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DistilledSet:
     """A distilled set.
 
@@ -99,6 +99,11 @@ class DistilledSet:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.x.shape[1:]))
+        kind = str(self.x.dtype).removeprefix("torch.")
+        return f"DistilledSet({len(self)} points of {shape} {kind}, {self.certificate.status.value})"
 
     @property
     def nbytes(self) -> int:

@@ -19,7 +19,7 @@ Nothing is taken from there but the mathematics. What the published loop does ot
   points through :math:`\Phi_S` alone, so they are made once, in the cheapest precision that keeps the loss;
 - it validates on rows that it trains on, drawn with replacement. Here rows are held out, and predicted with the
   networks that the set will be stored with, so that a held-out figure is that of the stored set;
-- its accuracies are computed on the host at every step; here nothing leaves the device.
+- its accuracies are computed on the host at every step; here nothing leaves the device, but for picks by loss.
 """
 
 import contextlib
@@ -49,14 +49,16 @@ _ROWS = 512  # rows of features that are widened at a time
 
 
 class RFAD(BaseModel):
-    """Options of RFAD; the defaults are those of the published runs.
+    """Options of RFAD; the defaults are those of the published runs with ``--platt``.
+
+    For colour images those whiten first: ``distill(..., transform="zca-rfad")``; by default `distill` standardises.
 
     Attributes
     ----------
     loss : {"cross-entropy", "mse"}, default "cross-entropy"
         Of the scaled predictions against classes, or half the mean square; values take "mse" only.
     labels : {"fixed", "learned"}, default "fixed"
-    transform : {"identity", "none"}, default "identity"
+    matrix : {"identity", "none"}, default "identity"
         What the learned matrix A starts from, for points that are transformed (whitened, say) already; or no matrix.
     ridge : float, default 5e-3
         r, relative to the mean of the diagonal of K_SS.
@@ -71,7 +73,7 @@ class RFAD(BaseModel):
         Rows of a step.
     pick : Pick
         How they are drawn; uniformly by default.
-    lr, transform_lr, scale_lr : float, default 1e-3, 5e-5, 1e-2
+    lr, matrix_lr, scale_lr : float, default 1e-3, 5e-5, 1e-2
         Of points and labels, of the matrix, and of s, by AdaBelief.
     real_precision : {"auto", "float32", "bfloat16", "float16"}
         Of the features of training and held-out rows. "auto": float16 on a GPU, that of the rows elsewhere. Half
@@ -87,7 +89,7 @@ class RFAD(BaseModel):
     method: Literal["rfad"] = "rfad"
     loss: Literal["cross-entropy", "mse"] = "cross-entropy"
     labels: Literal["fixed", "learned"] = "fixed"
-    transform: Literal["identity", "none"] = "identity"
+    matrix: Literal["identity", "none"] = "identity"
     ridge: float = Field(default=5e-3, gt=0, allow_inf_nan=False)
     networks: int | tuple[tuple[int, int], ...] = 8
     width: int = Field(default=256, ge=1)
@@ -96,7 +98,7 @@ class RFAD(BaseModel):
     batch_size: int = Field(default=5120, ge=1)
     pick: Pick = Pick()
     lr: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    transform_lr: float = Field(default=5e-5, gt=0, allow_inf_nan=False)
+    matrix_lr: float = Field(default=5e-5, gt=0, allow_inf_nan=False)
     scale_lr: float = Field(default=1e-2, gt=0, allow_inf_nan=False)
     real_precision: Precision = "auto"
     strategy: Literal["loop", "grouped"] = "loop"
@@ -202,8 +204,8 @@ class RFADLearner(GradientLearner):
         more = {
             "labels": (labels if options.labels == "learned" else None, options.lr),
             "matrix": (
-                torch.eye(points.shape[1]) if options.transform == "identity" else None,
-                options.transform_lr,
+                torch.eye(points.shape[1]) if options.matrix == "identity" else None,
+                options.matrix_lr,
             ),
             "log_scale": (torch.zeros(()) if options.loss == "cross-entropy" else None, options.scale_lr),
         }

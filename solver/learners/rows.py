@@ -123,11 +123,11 @@ class TrainingRows:
 
     def inputs(self, index: Tensor) -> Tensor:
         """Transformed inputs (b, *input_shape) of training rows, in `dtype` on `device`."""
-        return self._inputs(self._train[index.to(self.device)])
+        return self._inputs(self._train[index.to(self.device, non_blocking=True)])
 
     def outputs(self, index: Tensor) -> Tensor:
         """Target rows (b, k), float64, of training rows, on `device`."""
-        return self._outputs(self._train[index.to(self.device)])
+        return self._outputs(self._train[index.to(self.device, non_blocking=True)])
 
     def raw(self, index: Tensor) -> Tensor:
         """Raw inputs (b, *input_shape) of training rows, in the dtype of the source, on the CPU."""

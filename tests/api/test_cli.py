@@ -170,10 +170,10 @@ def test_options_of_a_learned_method_reach_distill(tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--set", "batch_size=3"], "--set is for learned methods"),
-        (["--set", "steps=3"], "takes no `loop`"),
-        (["--method", "kip", "--set", "batchsize=3"], "batchsize"),
+        (["--set", "steps=3"], "--steps: for learned methods"),
+        (["--method", "kip", "--set", "batchsize=3"], "batchsize: no such option; there are method, kernel,"),
         (["--method", "kip", "--set", "steps"], "--set takes KEY=VALUE"),
-        (["--steps", "3"], "takes no `loop`"),
+        (["--steps", "3"], "--steps: for learned methods"),
         (["--recipe", "kip-fc1-cifar"], "did you mean 'kip-fc1-cifar10-100'"),
         (["--recipe", "kip-fc1-cifar10-100"], "is for CIFAR-10"),
         (["--recipe", "kip-fc1-cifar10-100", "--method", "kip"], "leave out --method"),

@@ -172,6 +172,26 @@ def test_a_checkpoint_of_other_data_is_refused(name, data, tmp_path):
         kd.distill(data.x_train, (data.y_train + 1) % 10, method=TINY[name], **start)
 
 
+def test_what_happened_is_noted(data, tmp_path):
+    run = tmp_path / "run"
+    kd.distill(data, method=TINY["kip"], loop=kd.Loop(steps=3, checkpoint=run), progress=False)
+    less = kd.distill(data, method=TINY["kip"], loop=kd.Loop(steps=1, checkpoint=run), progress=False)
+    assert any("had 3 steps already, of 1" in note for note in less.certificate.notes)
+    worse = kd.distill(data, method=kd.KIP(batch_size=200, lr=1e4), loop=kd.Loop(steps=2), progress=False)
+    assert worse.certificate.selected_step == 0
+    assert any("the set is those" in note for note in worse.certificate.notes)
+    few = kd.distill(
+        data.x_train[:200], data.y_train[:200], method="kip", loop=kd.Loop(steps=0), progress=False
+    )
+    assert any("only 10 rows were held out" in note for note in few.certificate.notes)
+
+
+def test_a_set_shows_itself_in_a_line(data):
+    ds = kd.distill(data, method=TINY["rfad"], loop=kd.Loop(steps=1), progress=False)
+    assert repr(ds) == "DistilledSet(10 points of 1x8x8 float64, learned)"
+    assert set(ds.provenance["run"]["learned"]) == {"log_scale"}
+
+
 def test_points_without_targets_need_labels_that_move():
     X = np.random.default_rng(0).normal(size=(60, 3))
     with pytest.raises(ValueError, match="no targets to keep"):
@@ -225,6 +245,7 @@ def test_regression():
         (dict(method="kip", transform="zca-kip", storage="uint8"), "cannot be undone"),
         (dict(method="kip", near=np.zeros((10, 8, 1, 8))), "`near` must hold 10 points"),
         (dict(near="k-center", sample_weight=np.ones(1438)), "near='k-center' chooses among rows"),
+        (dict(method="kip", loop={"steps": 3}), "`loop` must be a Loop"),
         (dict(method=3), "must be a name or the options of a method"),
         (dict(method="kip", near="k-centre"), "did you mean 'k-center'"),
     ],

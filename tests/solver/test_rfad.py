@@ -85,7 +85,7 @@ def values_of(learner):
 CASES = {
     "as published": (small(), {"transform": "zca-rfad"}),
     "learned labels": (small(labels="learned", loss="mse"), {}),
-    "no matrix": (small(transform="none", labels="learned", networks=1), {}),
+    "no matrix": (small(matrix="none", labels="learned", networks=1), {}),
     "strong ridge": (small(ridge=0.3, networks=((0, 3),)), {"transform": "zca-rfad"}),
     "values": (small(loss="mse", labels="learned"), {"values": True}),
     "corrected picks": (small(pick=Pick(kind="balanced", corrected=True), strategy="grouped"), {}),
@@ -237,7 +237,7 @@ def test_a_step_reads_nothing_from_the_device():
 
 
 def test_activations_of_the_batch_are_not_kept():
-    options = small(width=32, batch_size=4000, networks=4, transform="none")
+    options = small(width=32, batch_size=4000, networks=4, matrix="none")
     learner = prepare(options, n=4000, holdout=0.01, dtype=torch.float32)
     with PeakMemory() as memory:
         learner.loss(0)[0].backward()
@@ -298,15 +298,15 @@ def test_held_out_figures_are_those_of_the_stored_set():
     assert learner.evaluate() == pytest.approx({"loss": float(found), "score": float(right)}, rel=1e-9)
 
 
-@pytest.mark.parametrize("transform", ["identity", "none"])
-def test_points_start_where_they_were_put(transform):
-    learner = prepare(small(transform=transform), transform="zca-rfad")
+@pytest.mark.parametrize("matrix", ["identity", "none"])
+def test_points_start_where_they_were_put(matrix):
+    learner = prepare(small(matrix=matrix), transform="zca-rfad")
     rows, learned = learner.rows, learner.learned()
     index = rows.classes.argsort(stable=True)[torch.linspace(0, rows.n - 1, M).long()]
     assert torch.equal(learned["x"], rows.inputs(index))
     assert torch.equal(learned["y"], rows.outputs(index))
     assert float(learned["log_scale"]) == 0
-    assert ("matrix" in learner.parameters) == (transform == "identity")
+    assert ("matrix" in learner.parameters) == (matrix == "identity")
 
 
 @pytest.mark.parametrize(
