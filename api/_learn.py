@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from ._closed_form import fit
@@ -45,7 +46,7 @@ _OF_FULL_MODEL = (
     "precision",
     "batch_bytes",
 )
-Options = TypeVar("Options", KIP, FullKIP, RFAD, FRePo)
+Options = TypeVar("Options", bound=BaseModel)
 # Held-out rows below which their figures are noted as rough.
 _FEW_ROWS = 30
 

@@ -17,6 +17,14 @@ from . import quadratic
 from .quadratic import Quadratic, lines, outcome, run, whole_run
 
 
+@pytest.fixture(autouse=True)
+def _pythons_own_handler():
+    """Ctrl-C as on a terminal: a process that a shell put into the background starts with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def saved(path):
     """A checkpoint without its seconds."""
     header, tensors = read_file(path, "checkpoint")
