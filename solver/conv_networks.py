@@ -20,10 +20,12 @@ prefer for few images; neither has been timed on one yet.
 otherwise chunks are recomputed one by one in the backward pass, for one forward pass more.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -322,3 +324,14 @@ def _table(device: torch.device) -> Tensor:
     middles = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
     values = torch.special.ndtri(middles)
     return (values / values.square().mean().sqrt()).float().to(device)
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """Let cuDNN choose only among algorithms that give the same bits again."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before

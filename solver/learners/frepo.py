@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._check import check_finite
-from ..conv_networks import ConvNetworks, ConvSpec, conv_features
+from ..conv_networks import ConvNetworks, ConvSpec, conv_features, repeatable
 from ..feature_maps.conv_network import ConvNetworkFeatures, padded_shape
 from ..learner import Figures, State, digits
 from ..optimizers import cosine, make_optimizer
@@ -42,7 +42,6 @@ from .gradient import GradientLearner
 from .kernel_ridge import kernel_ridge, prediction_figures
 from .network_pool import NetworkPool, train_network, update_rows
 from .pick import Pick, Picker
-from .rfad import _repeatable
 from .rows import TrainingRows
 
 # Rows whose features are widened to float64 at a time.
@@ -220,7 +219,7 @@ class FRePoLearner(GradientLearner):
         return final + (1 - final) * cosine(step, self.options.steps)
 
     def advance(self, step: int) -> Figures:
-        with _repeatable():
+        with repeatable():
             return super().advance(step)
 
     def loss(self, step: int) -> tuple[Tensor, Figures]:
@@ -290,7 +289,7 @@ class FRePoLearner(GradientLearner):
         if self._kept is None:
             with torch.no_grad():
                 X, Y = self._points()
-            with _repeatable():
+            with repeatable():
                 networks = train_network(
                     X,
                     Y.to(X),

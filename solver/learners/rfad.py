@@ -22,7 +22,6 @@ Nothing is taken from there but the mathematics. What the published loop does ot
 - its accuracies are computed on the host at every step; here nothing leaves the device, but for picks by loss.
 """
 
-import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -33,7 +32,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._check import check_finite
-from ..conv_networks import BIAS_VARIANCE, WEIGHT_VARIANCE, ConvSpec, conv_features, draw_conv_networks
+from ..conv_networks import (
+    BIAS_VARIANCE,
+    WEIGHT_VARIANCE,
+    ConvSpec,
+    conv_features,
+    draw_conv_networks,
+    repeatable,
+)
 from ..feature_maps.random_conv import RandomConv, with_last_layer
 from ..learner import Figures, State, digits
 from ..optimizers import AdaBelief
@@ -226,7 +232,7 @@ class RFADLearner(GradientLearner):
         }
 
     def advance(self, step: int) -> Figures:
-        with _repeatable():
+        with repeatable():
             return super().advance(step)
 
     def loss(self, step: int) -> tuple[Tensor, Figures]:
@@ -270,7 +276,7 @@ class RFADLearner(GradientLearner):
         dict
             "loss", and "score": the accuracy, or R² for values.
         """
-        with torch.no_grad(), _repeatable():
+        with torch.no_grad(), repeatable():
             V = self._model(self.feature_map.features(self._points()))
             parts = [(_predict(features, V), outputs) for features, outputs in self._held_out()]
             predicted, outputs = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -359,14 +365,3 @@ def _real_dtype(precision: Precision, rows: TrainingRows) -> torch.dtype:
     if precision == "auto":
         return torch.float16 if rows.device.type == "cuda" else rows.dtype
     return getattr(torch, precision)
-
-
-@contextlib.contextmanager
-def _repeatable() -> Iterator[None]:
-    """Let cuDNN choose only among algorithms that give the same bits again."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic = before

@@ -136,7 +136,7 @@ def test_rfad_with_one_network_is_frepo_without_updates(m, monkeypatch):
         frepo.learned()["y"],
         rfad.RFAD(
             loss="mse",
-            transform="none",
+            matrix="none",
             networks=1,
             kept_networks=1,
             width=4,
