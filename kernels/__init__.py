@@ -6,6 +6,7 @@ This layer knows arrays of torch, NumPy and CuPy; it knows no data sets or files
 from ._dispatch import explain, use_backend
 from .arc_cosine import arc_cosine_kernel
 from .arc_cosine_conv import conv_arc_cosine_kernel
+from .augmentation import Augmentation, augment_images, draw_augmentation
 from .fourier import fourier_features
 from .frequencies import fourier_frequencies
 from .k_center import k_center_greedy
@@ -25,6 +26,7 @@ from .statistics import gram_add_, mirror_upper_, statistics_add_
 from .weighted_sampler import WeightedSampler
 
 __all__ = [
+    "Augmentation",
     "Cauchy",
     "Gaussian",
     "Laplacian",
@@ -34,7 +36,9 @@ __all__ = [
     "Sample",
     "WeightedSampler",
     "arc_cosine_kernel",
+    "augment_images",
     "conv_arc_cosine_kernel",
+    "draw_augmentation",
     "explain",
     "fourier_features",
     "fourier_frequencies",
