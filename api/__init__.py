@@ -14,6 +14,11 @@ _PUBLIC = {
     "Ablation": "_ablation_result",
     "Certificate": "solver.certificate",
     "Coreset": "solver.coresets",
+    "DC": "nn_baselines.gradient_matching",
+    "DKKT": "solver.learners.dkkt_options",
+    "DKKTDM": "solver.learners.dkkt_options",
+    "DM": "solver.learners.dm",
+    "DSA": "nn_baselines.gradient_matching",
     "Data": "solver.data",
     "DistilledSet": "solver.distilled_set",
     "FRePo": "solver.learners.frepo",
@@ -22,6 +27,7 @@ _PUBLIC = {
     "KernelDistiller": "estimators",
     "KernelDistillerRegressor": "estimators",
     "Loop": "solver.loop",
+    "MTT": "nn_baselines.trajectory_matching",
     "Pick": "solver.learners.pick",
     "RFAD": "solver.learners.rfad",
     "Recipe": "_recipe",
@@ -29,6 +35,8 @@ _PUBLIC = {
     "RidgeModel": "solver.model",
     "Statistics": "solver.statistics",
     "Status": "solver.certificate",
+    "TrainedNetwork": "nn_baselines.trained_network",
+    "TrainingRecipe": "nn_baselines.training_recipes",
     "ablate": "_ablation",
     "callbacks": "solver.callbacks",
     "collect_statistics": "_from_statistics",
@@ -42,13 +50,20 @@ _PUBLIC = {
     "load": "_distill",
     "load_data": "solver.data",
     "load_recipe": "_recipes",
+    "train_network": "_train_network",
     "transforms": "solver.transforms",
 }
 _MODULES = ("callbacks", "feature_maps", "kernels", "transforms")
 
 __version__ = "0.1.0"
 __all__ = [
+    "DC",
+    "DKKT",
+    "DKKTDM",
+    "DM",
+    "DSA",
     "KIP",
+    "MTT",
     "RFAD",
     "Ablation",
     "Certificate",
@@ -66,6 +81,8 @@ __all__ = [
     "RidgeModel",
     "Statistics",
     "Status",
+    "TrainedNetwork",
+    "TrainingRecipe",
     "__version__",
     "ablate",
     "callbacks",
@@ -80,6 +97,7 @@ __all__ = [
     "load",
     "load_data",
     "load_recipe",
+    "train_network",
     "transforms",
 ]
 
@@ -93,12 +111,19 @@ if TYPE_CHECKING:
     from ._from_statistics import collect_statistics, distill_statistics
     from ._recipe import Recipe
     from ._recipes import list_recipes, load_recipe
+    from ._train_network import train_network
     from .estimators import KernelDistiller, KernelDistillerRegressor
+    from .nn_baselines.gradient_matching import DC, DSA
+    from .nn_baselines.trained_network import TrainedNetwork
+    from .nn_baselines.training_recipes import TrainingRecipe
+    from .nn_baselines.trajectory_matching import MTT
     from .solver import callbacks, feature_maps, transforms
     from .solver.certificate import Certificate, Status
     from .solver.coresets import Coreset
     from .solver.data import Data, load_data
     from .solver.distilled_set import DistilledSet
+    from .solver.learners.dkkt_options import DKKT, DKKTDM
+    from .solver.learners.dm import DM
     from .solver.learners.frepo import FRePo
     from .solver.learners.full_kip import FullKIP
     from .solver.learners.kip import KIP

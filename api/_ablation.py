@@ -19,10 +19,10 @@ from ._ablation_result import Ablation, Run
 from ._ablation_store import RunFolder, shared_settings
 from ._distill import distill
 from ._inputs import fit_transform
+from ._methods import method_options
 from .solver._check import check_count, check_name, check_non_negative
 from .solver.coresets import CORESETS
 from .solver.data import Data
-from .solver.learners.methods import method_options
 from .solver.learners.pick import Pick
 from .solver.loop import Loop
 from .solver.progress import track

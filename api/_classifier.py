@@ -9,8 +9,8 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 
 from ._estimator import Distiller, portable
+from ._methods import MethodOptions
 from .solver.feature_maps import FeatureMap
-from .solver.learners.methods import MethodOptions
 from .solver.loop import Loop
 from .solver.transforms import Transform
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from ._job import Job
+from ._methods import MethodOptions
 from .solver.distilled_set import DistilledSet
 from .solver.feature_maps import FeatureMap
-from .solver.learners.methods import MethodOptions
 from .solver.loop import Loop
 from .solver.transforms import Transform
 
@@ -62,8 +62,10 @@ def distill(
         rank(Φ) points, that is exact for every ridge at once; "label-solve", reference points as they are,
         labels solved (exact from p points on).
         Learned: "full-kip", points that minimise the exact full-data loss by L-BFGS, for maps without
-        preimage; "kip", "rfad", "frepo" for kernels of wide networks and networks themselves. A name takes
-        the defaults of the method; `KIP`, `FullKIP`, `RFAD` and `FRePo` hold its options.
+        preimage; "kip", "rfad", "frepo" for kernels of wide networks and networks themselves. For training
+        networks on: "dm", "dc", "dsa", "mtt"; "dkkt", from a trained network alone, and "dkkt+dm", with a
+        fraction of the data. A name takes the defaults of the method; `KIP`, `FullKIP`, `RFAD`, `FRePo`, `DM`,
+        `DC`, `DSA`, `MTT` and `DKKT` hold its options.
     per_class : int, default 1
         Points a class (an output, for regression).
     n_points : int, optional
@@ -86,7 +88,8 @@ def distill(
         Where points are placed (closed forms) or start from (learned methods): "noise" with the mean and
         spread of the data, "data", random rows of each class, the name of a coreset (see `coreset`:
         "k-center", "k-means", "herding", "lightweight", "kernel-density", "leverage", ...), or given raw points
-        (m, *input_shape). "auto" is "noise" for closed forms and "data" for learned methods.
+        (m, *input_shape). "auto" is "noise" for closed forms, "dc" and "dkkt", and "data" for other learned
+        methods.
     labels : {"auto", "one-hot", "solved"}, default "auto"
         Labels that the points are made for: one-hot rows (up to a common scale, with an intercept a common
         offset too, and the last digits, which are solved for after storage), or whatever the full model

@@ -12,10 +12,10 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from ._distill import distill
+from ._methods import MethodOptions, method_options
 from .solver.distilled_set import DistilledSet
 from .solver.encoder import Encoder
 from .solver.feature_maps import FeatureMap
-from .solver.learners.methods import MethodOptions, method_options
 from .solver.loop import Loop
 from .solver.transforms import Transform
 

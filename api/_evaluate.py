@@ -1,71 +1,135 @@
 """`evaluate`: what models trained on distilled sets do on a test set, which is looked at once."""
 
-import dataclasses
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ._evaluation import Difference, Evaluation, Row, wilson_interval
+from ._evaluate_networks import evaluate_networks
+from ._evaluate_ridge import evaluate_ridge
+from ._evaluation import Evaluation
+from ._evaluation_data import EvaluationData, named_sets
+from ._learn import resolve_device
+from ._network_evaluation import NetworkEvaluation
+from ._network_options import network_options
+from .nn_baselines.training_recipes import TRAINING_RECIPES, TrainingRecipe
 from .solver._check import check_name
-from .solver.data import Data
-from .solver.distilled_set import DistilledSet
-from .solver.encoder import Encoder
-from .solver.kernel_encoder import KernelEncoder
-from .solver.kernel_model import KernelModel, solve_kernel
-from .solver.model import Model, RidgeModel, as_rows, decision_functions, score
-from .solver.ridge import RidgePath
-from .solver.source import row_keys, to_tensor
 
-RECIPES = ("ridge",)
-BASELINES = ("random",)
+RECIPES = ("ridge", *TRAINING_RECIPES)
 
 
+@overload
 def evaluate(
     sets: Any,
     data: Any,
     *,
-    recipe: str = "ridge",
-    baselines: str | Sequence[str] = (),
+    recipe: Literal["ridge"] = "ridge",
+    baselines: str | Sequence[str] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
-) -> Evaluation:
-    """Score models trained on distilled sets on a test set.
+) -> Evaluation: ...
+@overload
+def evaluate(
+    sets: Any,
+    data: Any,
+    *,
+    recipe: str | TrainingRecipe,
+    networks: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    count: int | None = None,
+    baselines: str | Sequence[str] | None = None,
+    rates: float | Sequence[float] = (),
+    choose_epoch: bool = False,
+    full_accuracy: float | Mapping[str, float] | None = None,
+    full_epochs: int | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool | None = None,
+    **changes: Any,
+) -> Evaluation | NetworkEvaluation: ...
+def evaluate(
+    sets: Any,
+    data: Any,
+    *,
+    recipe: str | TrainingRecipe = "ridge",
+    networks: str | Sequence[str] | Mapping[str, Mapping[str, Any]] | None = None,
+    count: int | None = None,
+    baselines: str | Sequence[str] | None = None,
+    rates: float | Sequence[float] = (),
+    choose_epoch: bool = False,
+    full_accuracy: float | Mapping[str, float] | None = None,
+    full_epochs: int | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool | None = None,
+    **changes: Any,
+) -> Evaluation | NetworkEvaluation:
+    """Score models trained on distilled sets on a test set, which is looked at once.
 
     Parameters
     ----------
     sets : DistilledSet, path, or sequence or mapping of them
-        Names in the table are keys, file names, or the feature map (or kernel) and number of points.
+        Names in the table are keys, file names, or the feature map (or kernel) and number of points. A mapping may
+        have several sets under one name, made by one method with several seeds: with networks, they are one row.
     data : Data or (X, y)
         What `load_data` returns (its test split is used), or raw test inputs with labels or values.
-    recipe : {"ridge"}, default "ridge"
-        "ridge" trains the set's own model: its feature map or kernel, its ridge, its labels.
-    baselines : sequence of {"random"}, default ()
-        "random": as many real training rows of each class in place of the points, drawn by ``seed``, with
-        the same encoder, hard labels, and a ridge of their own, chosen by generalised cross-validation on
-        those rows (the distilled ridge means nothing for other points). Needs ``data.x_train``.
+    recipe : str or TrainingRecipe, default "ridge"
+        "ridge" trains the set's own model: its feature map or kernel, its ridge, its labels. The others train networks
+        on its transformed points: "dc-bench", "dsa", "kip-finite", "frepo", "soft-label", or one of your own.
+    networks : str, sequence of str, or mapping of str to dict, default "convnet"
+        Networks by name ("mlp", "lenet", "alexnet", "vgg11", "resnet18", ...); a mapping gives their options. Every one
+        of them is trained on every set, with weights of its own.
+    count : int, default 5
+        Networks for each set. Published tables have 5 (DC-BENCH, MTT) or 20 (DC, DSA, DM).
+    baselines : str or sequence of str, optional
+        What stands beside the sets, as many real training rows of each class as a set has points. With "ridge",
+        "random" on demand: drawn by ``seed``, with the same encoder, hard labels, and a ridge of their own, chosen by
+        generalised cross-validation on those rows (the distilled ridge means nothing for other points). With networks,
+        "random" and "k-center" always, unless this is empty: ``()``; and on demand "herding", "k-means",
+        "label-solve" (random rows with the best soft labels for the set's ridge model, where the recipe has soft
+        labels) and "full" (all training rows). Needs ``data.x_train``.
+    rates : float or sequence of float, default ()
+        Learning rates to choose from, for each set and baseline, by a tenth of the training rows that is held out of
+        the baselines (drawn by ``seed``, class by class); by default the recipe's rate.
+    choose_epoch : bool, default False
+        Whether networks are taken after the epoch (of ten, evenly spread) that is best on those rows, instead of the
+        last.
+    full_accuracy : float or mapping of str to float, optional
+        Accuracy of a network (by name) trained on all rows, if it is known, for HLR and LRS.
+    full_epochs : int, optional
+        Epochs of "full": by default those of the recipe, but at most 50.
     confidence : float, default 0.95
-        Of the Wilson intervals of accuracies.
+        Of the Wilson intervals of accuracies ("ridge"), or of the bootstrap intervals over sets and networks.
     seed : int, default 0
-        Of the baselines.
+        Of the baselines, and of networks: the s-th set of a name, and what stands beside it, have ``seed + s``.
+    device : str, default "auto"
+        Where networks are trained: "cpu", "cuda", ...; a GPU by default, where there is one.
+    workers : int, optional
+        Threads that train networks on a CPU, by default as many as torch uses. No result depends on it.
+    progress : bool, optional
+        Show progress of trainings; by default after two seconds.
+    **changes
+        Fields of `TrainingRecipe` that replace the recipe's: ``epochs=100``, ``augment="color_crop_cutout"``.
 
     Returns
     -------
-    Evaluation
-        ``rows``, ``to_dict()``, ``to_json()``; prints as a table.
+    Evaluation or NetworkEvaluation
+        The second for networks. ``rows``, ``to_dict()``, ``to_json()``; prints as a table.
 
     Raises
     ------
     ValueError
-        If there is no test split, the data are not those of the set (shape, classes), or a name is unknown.
+        If there is no test split, the data are not those of the set (shape, classes), a name is unknown, networks are
+        to be trained on something else than points with classes, or arguments do not fit the recipe.
 
     Notes
     -----
-    Test rows are encoded once for all sets with the same transform and feature map. Sets that come fresh
+    "ridge": test rows are encoded once for all sets with the same transform and feature map. Sets that come fresh
     from `distill` also have the full model compared, row by row.
+
+    Networks: for each set or baseline and kind of network, ``count`` trainings for each rate. All networks are kept
+    until the test rows have been read, once, and transformed once for all sets with the same transform.
 
     Examples
     --------
@@ -75,204 +139,40 @@ def evaluate(
     >>> [row] = kd.evaluate(ds, data).rows
     >>> row.score == row.full_score, row.n_different
     (True, 0)
+    >>> table = kd.evaluate(ds, data, recipe="dc-bench", networks="mlp", count=2, epochs=5)
+    >>> [(row.trained_on, row.networks) for row in table.rows]
+    [('distilled', 2), ('random', 2), ('k-center', 2)]
     """
-    check_name(recipe, RECIPES, "recipe")
-    wanted = [baselines] if isinstance(baselines, str) else list(baselines)
-    for baseline in wanted:
-        check_name(baseline, BASELINES, "baseline")
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence!r}")
-    test = _Test(data, bool(wanted))
-    entries: list[tuple[Row, RidgeModel | KernelModel, RidgeModel | None]] = []
-    for name, ds in _named(sets):
-        test.check(name, ds)
-        metric = "accuracy" if ds.targets.is_classes else "r2"
-        row = Row(
-            name, "distilled", len(ds), ds.nbytes, metric, 0.0, stored_error=ds.certificate.stored_error
+    if not isinstance(recipe, TrainingRecipe):
+        check_name(recipe, RECIPES, "recipe")
+    if recipe != "ridge":
+        options = network_options(
+            recipe,
+            changes,
+            networks=networks,
+            count=count,
+            baselines=baselines,
+            rates=rates,
+            full_accuracy=full_accuracy,
+            full_epochs=full_epochs,
+            choose_epoch=choose_epoch,
+            device=resolve_device(device),
+            workers=workers,
+            progress=progress,
+            confidence=confidence,
+            seed=seed,
         )
-        entries.append((row, ds.model, ds.full_model))
-        for baseline in dict.fromkeys(wanted):
-            model, nbytes = _random_rows(ds, test, seed)
-            entries.append((Row(name, baseline, len(ds), nbytes, metric, 0.0), model, None))
-    models = [model for _, *pair in entries for model in pair if model is not None]
-    scores = iter(decision_functions(_share_encoders(models), test.x))
-    rows = []
-    for row, model, full in entries:
-        mine = next(scores)
-        theirs = None if full is None else next(scores)
-        rows.append(_score_row(row, model, mine, theirs, test.labels(model.targets), confidence))
-    return Evaluation(tuple(rows), test.name, len(test.y), recipe, float(confidence), seed)
-
-
-class _Test:
-    """Test rows, and training rows where baselines need them."""
-
-    def __init__(self, data: Any, needs_training: bool) -> None:
-        self.class_names: tuple[str, ...] = ()
-        self.name = ""
-        self.x: Any
-        self.y: Any
-        self.x_train: Any = None
-        self.y_train: Any = None
-        if isinstance(data, Data):
-            if data.x_test is None:
-                raise ValueError(
-                    f"{data.name!r} has no test split: load it with load_data(..., test=0.2) and distil its"
-                    " training split, or pass (X, y)"
-                )
-            self.name, self.class_names = data.name, data.class_names
-            self.x, self.y, self.x_train, self.y_train = data.x_test, data.y_test, data.x_train, data.y_train
-        elif isinstance(data, (tuple, list)) and len(data) == 2:
-            self.x, self.y = data
-        else:
-            raise ValueError(f"`data` must be what load_data returns, or (X, y), got {type(data).__name__}")
-        if needs_training and self.x_train is None:
-            raise ValueError(
-                "baselines are drawn from training rows: pass what load_data returns, not (X, y)"
-            )
-        if len(self.x) != len(self.y) or len(self.y) == 0:
-            raise ValueError(
-                f"expected as many labels as test rows, and some: got {len(self.x)} and {len(self.y)}"
-            )
-
-    def check(self, name: str, ds: DistilledSet) -> None:
-        """Refuse class names that show the labels to mean something else."""
-        ours, theirs = self.class_names, ds.class_names
-        if ours and theirs and ours != theirs and not _are_numbers(ours) and not _are_numbers(theirs):
-            raise ValueError(
-                f"{name} was made for classes {', '.join(theirs[:4])}, ..., the test data have"
-                f" {', '.join(ours[:4])}, ...: these are other data"
-            )
-
-    def labels(self, targets: Any, y: Any = None) -> Any:
-        """Labels as the set has them: names, where it was made from names."""
-        y = self.y if y is None else y
-        if self.class_names and targets.is_classes and isinstance(targets.classes[0], str):
-            return np.asarray(self.class_names)[np.asarray(y)]
-        return y
-
-
-def _are_numbers(names: tuple[str, ...]) -> bool:
-    return all(name.isdecimal() for name in names)
-
-
-def _named(sets: Any) -> list[tuple[str, DistilledSet]]:
-    """(name, set) pairs with distinct names; paths are loaded."""
-    if isinstance(sets, (DistilledSet, str, os.PathLike)):
-        sets = [sets]
-    if not isinstance(sets, Iterable):
+        rows = EvaluationData(data, options.needs_training)
+        return evaluate_networks(named_sets(sets), rows, options)
+    given = {
+        "networks": networks, "count": count, "rates": rates or None, "choose_epoch": choose_epoch or None,
+        "full_accuracy": full_accuracy, "full_epochs": full_epochs, **changes,
+    }  # fmt: skip
+    if wrong := [name for name, value in given.items() if value is not None]:
         raise ValueError(
-            f"`sets` must be a DistilledSet, a path, or several of them, got {type(sets).__name__}"
+            f"recipe 'ridge' trains no networks: leave out {', '.join(wrong)}, or choose another recipe"
         )
-    items = list(sets.items()) if isinstance(sets, Mapping) else [(None, item) for item in sets]
-    if not items:
-        raise ValueError("`sets` is empty: there is nothing to evaluate")
-    named: dict[str, DistilledSet] = {}
-    for key, item in items:
-        if isinstance(item, (str, os.PathLike)):
-            name, ds = os.fspath(item), DistilledSet.load(item)
-        elif isinstance(item, DistilledSet):
-            name, ds = f"{item.encoder.name}-{len(item)}", item
-        else:
-            raise ValueError(f"expected a DistilledSet or a path among `sets`, got {type(item).__name__}")
-        name = unique = name if key is None else str(key)
-        number = 1
-        while unique in named:
-            number += 1
-            unique = f"{name} ({number})"
-        named[unique] = ds
-    return list(named.items())
-
-
-def _share_encoders(models: Sequence[RidgeModel | KernelModel]) -> list[Model[Any]]:
-    """Give models that encode alike one encoder object: files are loaded one by one, each with its own."""
-    known: dict[str, Encoder | KernelEncoder] = {}
-    return [
-        dataclasses.replace(model, encoder=known.setdefault(model.encoder.digest(), model.encoder))
-        for model in models
-    ]
-
-
-def _random_rows(ds: DistilledSet, test: _Test, seed: int) -> tuple[RidgeModel | KernelModel, int]:
-    """Model of as many real rows of each class as the set has points, and the bytes of those rows."""
-    targets = ds.targets
-    X = as_rows(test.x_train, ds.encoder.transform.input_shape)
-    y = test.labels(targets, test.y_train)
-    keys = row_keys(seed, "random", 0, len(X))
-    if ds.labels is None:
-        groups, counts = torch.zeros(len(X), dtype=torch.int64), [len(ds)]
-    else:
-        groups, counts = targets.indices(y), ds.labels.bincount(minlength=targets.n_outputs).tolist()
-    chosen: list[Tensor] = []
-    for group, count in enumerate(counts):
-        members = (groups == group).nonzero().flatten()
-        if len(members) < count:
-            name = "" if targets.classes is None else f" of class {targets.classes[group]!r}"
-            raise ValueError(
-                f"baseline 'random' needs {count} training rows{name}, the data have {len(members)}"
-            )
-        chosen.append(members[keys[members].argsort()[:count]])
-    rows = torch.cat(chosen).numpy()
-    model = _train_on(ds, ds.encoder(to_tensor(X[rows]), torch.float64), targets.encode(np.asarray(y)[rows]))
-    return model, X[rows].nbytes + np.asarray(y)[rows].nbytes
-
-
-def _train_on(ds: DistilledSet, encoded: Tensor, Y: Tensor) -> RidgeModel | KernelModel:
-    """Model of rows as the set's encoder gives them, with a ridge of their own.
-
-    A kernel matrix K = U S U' is that of the features U sqrt(S), which have the same residuals at every ridge.
-    """
-    encoder = ds.encoder
-    if not isinstance(encoder, KernelEncoder):
-        path = RidgePath.from_rows(encoded, Y, intercept=ds.intercept)
-        return RidgeModel(encoder, ds.targets, *path.weights(_best_ridge(path)))
-    K = encoder.kernel.matrix(encoded)
-    values, vectors = torch.linalg.eigh(K)
-    path = RidgePath.from_rows(vectors * values.clamp_min(0).sqrt(), Y)
-    return KernelModel(encoder, ds.targets, encoded, solve_kernel(K, Y, _best_ridge(path)))
-
-
-def _best_ridge(path: RidgePath) -> float:
-    """Ridge of the least generalised cross-validation score."""
-    candidates = path.grid()
-    return min(zip(path.gcv(candidates), candidates, strict=True))[1]
-
-
-def _score_row(
-    row: Row, model: Model[Any], scores: np.ndarray, full: np.ndarray | None, y: Any, confidence: float
-) -> Row:
-    """`row` with its results."""
-    targets = model.targets
-    if not targets.is_classes:
-        found = tuple(targets.encode(y).shape)
-        if found != scores.shape:
-            raise ValueError(f"{row.name} predicts {scores.shape[1]} value(s) a row, `y` has shape {found}")
-        full_score = None if full is None else score(targets, full, y)
-        return dataclasses.replace(row, score=score(targets, scores, y), full_score=full_score)
-    truth = targets.indices(y).numpy()
-    predicted = scores.argmax(axis=1)
-    hits = int((predicted == truth).sum())
-    done = dataclasses.replace(
-        row, score=hits / len(truth), interval=wilson_interval(hits, len(truth), confidence)
-    )
-    if full is None:
-        return done
-    other = full.argmax(axis=1)
-    classes: list[Any] = list(targets.classes or ())
-    differences = tuple(
-        Difference(
-            row=index,
-            truth=classes[truth[index]],
-            distilled=classes[predicted[index]],
-            full=classes[other[index]],
-            distilled_margin=_margin(scores[index]),
-            full_margin=_margin(full[index]),
-        )
-        for index in np.flatnonzero(predicted != other).tolist()
-    )
-    return dataclasses.replace(done, full_score=float((other == truth).mean()), differences=differences)
-
-
-def _margin(scores: np.ndarray) -> float:
-    second, first = np.partition(scores, -2)[-2:]
-    return float(first - second)
+    wanted = [baselines] if isinstance(baselines, str) else list(baselines or ())
+    return evaluate_ridge(sets, data, wanted, confidence, seed)

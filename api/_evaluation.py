@@ -8,8 +8,10 @@ which stays inside [0, 1] and is right near its ends, where distilled sets like 
 DasGupta, "Interval estimation for a binomial proportion", Statistical Science 2001).
 """
 
+import abc
 import dataclasses
 import json
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -77,8 +79,31 @@ class Row:
         return None if self.differences is None else len(self.differences)
 
 
+class Report(abc.ABC):
+    """Base of results that are a table: as JSON, and as text."""
+
+    @abc.abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; numbers that are not finite become None."""
+
+    @abc.abstractmethod
+    def table(self, *, plain: bool = False) -> Table:
+        """Lay the rows out as a rich table; `plain` borders are Markdown."""
+
+    @abc.abstractmethod
+    def remarks(self) -> list[str]:
+        """Say in words what the table does not show."""
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def __str__(self) -> str:
+        return "\n".join([as_text(self.table(plain=True)), *self.remarks()])
+
+
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Report):
     """Table of results; `print` shows it, `rows` holds it.
 
     Attributes
@@ -109,10 +134,6 @@ class Evaluation:
             made["n_different"] = row.n_different
         return jsonable(plain)
 
-    def to_json(self) -> str:
-        """`to_dict` as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
-
     def table(self, *, plain: bool = False) -> Table:
         """Lay the rows out as a rich table; `plain` borders are Markdown."""
         columns = [
@@ -133,14 +154,8 @@ class Evaluation:
             full = None if row.full_score is None else write(row.full_score)
             cells = [row.name, row.trained_on, row.points, row.nbytes, write(row.score), interval, full]
             rows.append([*cells, row.n_different, row.stored_error])
-        # Columns in which nothing is known are left out.
-        kept = [
-            index for index in range(len(columns)) if index < 5 or any(row[index] is not None for row in rows)
-        ]
         title = f"{self.data}, {self.n_test} test rows, recipe {self.recipe}".removeprefix(", ")
-        return table(
-            [columns[i] for i in kept], [[row[i] for i in kept] for row in rows], title=title, plain=plain
-        )
+        return known_columns(columns, rows, title, plain)
 
     def remarks(self) -> list[str]:
         """List the first rows on which a set and its full model disagree, in words."""
@@ -158,8 +173,13 @@ class Evaluation:
                 )
         return lines
 
-    def __str__(self) -> str:
-        return "\n".join([as_text(self.table(plain=True)), *self.remarks()])
+
+def known_columns(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str, plain: bool) -> Table:
+    """A table without the columns in which nothing is known."""
+    kept = [index for index in range(len(columns)) if any(row[index] is not None for row in rows)]
+    return table(
+        [columns[i] for i in kept], [[row[i] for i in kept] for row in rows], title=title, plain=plain
+    )
 
 
 def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

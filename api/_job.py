@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ._inputs import check_class_names, default_points, unpack
+from ._methods import LEARNED, MethodOptions, method_options
 from .solver._check import check_count, check_name, check_non_negative
 from .solver.coresets import CORESETS
 from .solver.distillation import LABELS, METHODS, SPACES
-from .solver.learners.methods import LEARNED, MethodOptions, method_options
 from .solver.loop import Loop
 from .solver.points import BOUNDS, STORAGE
 from .solver.reference import NEAR
 from .solver.ridge_choice import RULES
 from .solver.store import check_plain
 from .solver.targets import Targets
+
+# Methods that start from noise as published, the second because it has no rows.
+_FROM_NOISE = ("dc", "dkkt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Job:
         )
         near, targets = self.near, self.targets
         if isinstance(near, str) and near == "auto":
-            near = "noise" if learned is None else "data"
+            near = "noise" if learned is None or learned.method in _FROM_NOISE else "data"
         if targets == "auto":
             targets = "one-hot" if learned is None or learned.method == "full-kip" else "centred"
         changed = dict(

@@ -3,31 +3,23 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor
 
 from ._closed_form import fit
 from ._inputs import prepare_rows, sampler
 from ._job import Job
+from ._methods import NETWORK_METHODS, MethodOptions
+from ._plan import Start, make_plan
 from ._provenance import provenance
 from ._start import start_points
 from .solver.distillation import distill_points
 from .solver.distilled_set import DistilledSet
-from .solver.encoder import Encoder
-from .solver.kernel_encoder import KernelEncoder
-from .solver.kernel_functions import make_kernel_function
 from .solver.learned_set import as_stored, check_storage, learned_set
 from .solver.learner import Learner
-from .solver.learners.frepo import FRePo, FRePoLearner
 from .solver.learners.full_kip import FullKIP, FullKIPLearner
-from .solver.learners.kernel_ridge import prediction_figures
-from .solver.learners.kip import KIP, KIPLearner
-from .solver.learners.methods import MethodOptions
-from .solver.learners.rfad import RFAD, RFADLearner
 from .solver.learners.rows import TrainingRows
 from .solver.loop import Loop, LoopResult, run_loop
 from .solver.reference import nominal_classes, reference_points
@@ -57,27 +49,37 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
         return _learn_full(job, method)
     job.refuse(*_OF_FULL_MODEL)
     method = _effective(method, job.loop or Loop())
-    source, transform, coding = prepare_rows(job.X, job.y, **job.rows)
+    networks = method.method in NETWORK_METHODS
+    prepared = job.rows
+    if networks:
+        from ._network_plan import expert_transform, make_network_plan
+
+        if job.transform == "auto" and (known := expert_transform(method)) is not None:
+            prepared["transform"] = known
+    source, transform, coding = prepare_rows(job.X, job.y, **prepared)
     check_storage(job.storage, transform)
     names, m = job.names(coding), job.points(coding)
     rows = TrainingRows(
         source, transform, coding, seed=job.seed, holdout=job.holdout, device=resolve_device(job.device)
     )
     started = time.monotonic()
-    points, labels, classes = start_points(job.near, rows, m, job.seed, labels=method.labels)
+    # A method that may see a share of the rows starts from these too; without any, from noise of their scale.
+    seen = rows.share(method.fraction, job.seed) if getattr(method, "fraction", 0) else rows
+    start = Start(*start_points(job.near, seen, m, job.seed, labels=method.labels))
+    if networks:
+        plan = make_network_plan(job, method, rows, start)
+    else:
+        plan = make_plan(job, method, rows, start, sampler(source, transform, job.seed))
     init_seconds = time.monotonic() - started
-    learner, encoder_of = _learner(
-        method, rows, points, labels, job.seed, sampler(source, transform, job.seed)
-    )
-    result = _run(learner, job, method)
+    result = _run(plan.learner, job, method)
     x, y = result.learned["x"], result.learned["y"]
-    if isinstance(learner, KIPLearner) and method.labels == "solved" and job.storage != "float64":
-        # The best labels are those of the points as they are stored.
-        y = learner.solved_labels(as_stored(x, transform, job.storage)[1])
+    if job.storage != "float64":
+        y = plan.stored_labels(result.learned, as_stored(x, transform, job.storage)[1])
+    classes = start.classes
     if classes is not None:
         classes = classes.repeat(len(x) // m)  # mirror images of points are points of their own
     ds = learned_set(
-        encoder_of(result.learned),
+        plan.encoder(result.learned),
         coding,
         x,
         y,
@@ -93,55 +95,12 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
         steps=result.steps,
         class_names=names,
         provenance=_provenance(job, method, result, init_seconds, rows.data_range),
-        notes=_notes(result, method.steps, rows),
+        notes=[*_notes(result, method.steps, rows), *plan.notes],
     )
     if job.storage == "float64":
         return ds
-    score = _finite(_heldout_score(ds, rows))
+    score = _finite(plan.heldout_score(ds))
     return dataclasses.replace(ds, certificate=ds.certificate.model_copy(update={"heldout_score": score}))
-
-
-def _heldout_score(ds: DistilledSet, rows: TrainingRows) -> float:
-    """Score of a set as it is stored on the rows held out."""
-    predicted, wanted = [], []
-    for Z, Y in rows.held_out():
-        raw = Z.cpu().double()
-        encoder = ds.encoder
-        seen = raw if isinstance(encoder, KernelEncoder) else encoder.feature_map.features(raw)
-        predicted.append(ds.model.scores(seen))
-        wanted.append(Y.cpu())
-    return prediction_figures(ds.targets, torch.cat(predicted), torch.cat(wanted))["score"]
-
-
-def _learner(
-    method: MethodOptions,
-    rows: TrainingRows,
-    points: Tensor,
-    labels: Tensor,
-    seed: int,
-    sample: Callable[[], Tensor],
-) -> tuple[Learner, Callable[[dict[str, Tensor]], Encoder | KernelEncoder]]:
-    """The learner of a method, and what makes of its result the encoder that the set is used with."""
-    transform = rows.transform
-    shape = transform.input_shape
-    if isinstance(method, KIP):
-        kernel = make_kernel_function(
-            method.kernel, shape, seed=seed, sample=sample, params=method.kernel_params
-        )
-        return (
-            KIPLearner(rows, kernel, points, labels, method, seed=seed),
-            lambda learned: KernelEncoder(transform, kernel),
-        )
-    if isinstance(method, RFAD):
-        return (
-            RFADLearner(rows, points, labels, method, seed=seed),
-            lambda learned: Encoder(transform, method.feature_map(shape, seed)),
-        )
-    assert isinstance(method, FRePo)
-    return (
-        FRePoLearner(rows, points, labels, method, seed=seed),
-        lambda learned: Encoder(transform, method.feature_map(shape, learned)),
-    )
 
 
 def _learn_full(job: Job, method: FullKIP) -> DistilledSet:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ._methods import options_class
 from .solver.data import Data
-from .solver.learners.methods import options_class
 from .solver.loop import Loop
 
 _SETTABLE = (

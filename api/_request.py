@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ._methods import LEARNED, options_class
 from ._recipe import merged, validated
 from ._recipes import load_recipe
-from .solver.learners.methods import LEARNED, options_class
 from .solver.loop import Loop
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ._cli_evaluate import evaluate
 from ._cli_support import (
     SOURCE,
     AsJson,
@@ -153,33 +154,7 @@ def distill(
         print_evaluation(evaluate({out.name: ds}, data))
 
 
-@app.command()
-@user_errors
-def evaluate(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Distilled sets.", show_default=False)
-    ],
-    data: Annotated[str, typer.Option(help=f"Its test split is used: {SOURCE}", show_default=False)],
-    recipe: Annotated[str, option("ridge: the model of the set itself.")] = "ridge",
-    baselines: Annotated[
-        list[str] | None, typer.Option(help="random: real training rows in place of the points; repeatable.")
-    ] = None,
-    confidence: Annotated[float, option("Of the intervals.")] = 0.95,
-    seed: Seed = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Score models trained on distilled sets on the test split of a data set."""
-    from ._evaluate import evaluate
-    from .solver.distilled_set import DistilledSet
-
-    # Files first: they are read in no time, the data may take minutes.
-    sets = {str(path): DistilledSet.load(path) for path in files}
-    from .solver.data import load_data
-
-    result = evaluate(
-        sets, load_data(data), recipe=recipe, baselines=baselines or (), confidence=confidence, seed=seed
-    )
-    typer.echo(result.to_json()) if as_json else print_evaluation(result)
+app.command()(user_errors(evaluate))
 
 
 @app.command()

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernel_distill._methods import LEARNED, options_class
 from kernel_distill._recipe import Measured, Published, Recipe, merged
 from kernel_distill._recipe_docs import measured_text, published_text, render_recipes
 from kernel_distill._recipes import list_recipes, load_recipe
 from kernel_distill.solver.coresets import CORESETS
 from kernel_distill.solver.data import Data
-from kernel_distill.solver.learners.methods import LEARNED, options_class
 from kernel_distill.solver.loop import Loop
 from kernel_distill.solver.reference import NEAR
 from kernel_distill.solver.transforms import TRANSFORMS

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from kernel_distill import distill
+from kernel_distill._methods import method_options
 from kernel_distill.solver.kernel_encoder import KernelEncoder
 from kernel_distill.solver.kernel_functions import make_kernel_function
 from kernel_distill.solver.learned_set import learned_set
 from kernel_distill.solver.learners.augment import augment
 from kernel_distill.solver.learners.kip import KIP, KIPLearner
 from kernel_distill.solver.learners.label_solve import solve_labels
-from kernel_distill.solver.learners.methods import method_options
 from kernel_distill.solver.learners.pick import Pick, Picker
 from kernel_distill.solver.learners.rows import TrainingRows
 from kernel_distill.solver.loop import Loop, run_loop

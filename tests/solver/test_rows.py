@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernel_distill.solver.learners.rows import HOLDOUT_ROWS, TrainingRows
+from kernel_distill.solver.learners.rows import HOLDOUT_ROWS, TrainingRows, _preferred
 from kernel_distill.solver.source import ArraySource, StreamSource, row_keys
 from kernel_distill.solver.targets import Targets
 from kernel_distill.solver.transforms import make_transform
@@ -159,6 +159,81 @@ def test_rows_are_transformed_once_where_they_fit():
         assert len(calls) == calls_later
 
 
+@pytest.mark.parametrize("transform", ["none", "standardize"])
+def test_bytes_that_are_kept_give_the_same_bits_as_transformed_rows(transform):
+    X, y = np.random.default_rng(0).integers(0, 256, (90, 3, 4, 5), dtype=np.uint8), np.arange(90) % K
+    wide, index = 90 * 60 * 4, torch.tensor([5, 0, 80, 5])
+    found = []
+    for cache_bytes, kept in ((wide, torch.float32), (wide - 1, torch.uint8), (90 * 60 - 1, None)):
+        rows = rows_of(X, y, transform=transform, cache_bytes=cache_bytes)
+        assert (rows._cache.dtype if rows._cache is not None else None) == kept
+        held = torch.cat([Z for Z, _ in rows.held_out()])
+        found.append(
+            [rows.inputs(index), held, *(torch.cat(part) for part in zip(*rows.chunks(), strict=True))]
+        )
+        assert found[-1][0].dtype == torch.float32
+        assert torch.equal(rows.raw(index).float(), torch.from_numpy(X)[rows._train[index]].float())
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
+
+
+def test_bytes_are_kept_of_bytes_alone_and_of_transforms_of_single_values():
+    X, y = np.random.default_rng(0).integers(0, 256, (90, 12)), np.arange(90) % K
+    for dtype, transform in (("int16", "none"), ("float32", "standardize"), ("uint8", "zca-kip")):
+        assert rows_of(X.astype(dtype), y, transform=transform, cache_bytes=90 * 12)._cache is None
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for dtype in (torch.float32, torch.float64):
+        assert _preferred(dtype, True, cpu) == [dtype, torch.uint8]
+        assert _preferred(dtype, True, cuda) == [torch.uint8, dtype]
+        assert _preferred(dtype, False, cuda) == [dtype]
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.1])
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+def test_a_share_is_of_every_class_and_of_the_same_rows(holdout, cache_bytes):
+    X, y = numbered(200)
+    y[y == K - 1] = 0
+    y[[3, 50, 70]] = K - 1
+    rows = rows_of(X, y, holdout=holdout, cache_bytes=cache_bytes)
+    sizes = rows.classes.bincount().tolist()
+    before = None
+    for fraction in (0.01, 0.2, 0.5, 0.9):
+        part = rows.share(fraction, 4)
+        index = torch.arange(part.n)
+        numbers = part.inputs(index)[:, 0].long()
+        assert torch.equal(numbers, numbers.sort().values)
+        assert part.classes.bincount().tolist() == [max(1, round(fraction * size)) for size in sizes]
+        assert np.array_equal(y[numbers], part.classes)
+        assert np.array_equal(part.outputs(index), one_hot(y[numbers]) - 1 / K)
+        assert torch.equal(torch.cat([Z for _, Z, _ in part.chunks()])[:, 0].long(), numbers)
+        if before is not None:
+            assert set(before) <= set(numbers.tolist())
+        before = numbers.tolist()
+        held = torch.cat([Z for Z, _ in part.held_out()])[:, 0]
+        if holdout:
+            assert torch.equal(held, torch.cat([Z for Z, _ in rows.held_out()])[:, 0])
+        else:
+            assert torch.equal(held.long(), numbers)
+        assert part.identity != rows.identity
+        assert part.identity["digest"] == rows.digest
+    assert rows.share(1, 4) is rows
+    assert rows.share(0.5, 4).identity == rows.share(0.5, 4).identity != rows.share(0.5, 5).identity
+    assert not torch.equal(*(rows.share(0.5, seed).inputs(torch.arange(90)) for seed in (4, 5)))
+    assert (rows.n, len(rows.classes)) == (sum(sizes), sum(sizes))
+
+
+def test_a_share_knows_its_own_range_and_of_values_it_is_a_share_of_all():
+    X, _ = numbered(100)
+    rows = rows_of(X, np.arange(100.0), kind="values", holdout=0)
+    assert rows.data_range == (0, 99)
+    part = rows.share(0.1, 1)
+    numbers = part.inputs(torch.arange(part.n))[:, 0]
+    assert part.n == 10
+    assert numbers.max() < 99  # or the range would be that of all
+    assert part.data_range == (0, numbers.max())
+    assert part.classes is None
+
+
 def test_the_range_is_that_of_the_raw_training_rows():
     X, y = problem(60)
     rows = rows_of(X, y, transform="standardize", cache_bytes=0)
@@ -261,3 +336,10 @@ def test_values_that_are_not_finite_are_refused(bad):
     values[5] = bad
     with pytest.raises(ValueError, match=r"`y` holds (NaN|infinity) in row 5"):
         rows_of(clean, values, kind="values")
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.01, float("nan"), "half"])
+def test_a_fraction_that_is_no_share_is_refused(fraction):
+    X, y = problem(60)
+    with pytest.raises(ValueError, match="`fraction` must be"):
+        rows_of(X, y).share(fraction, 0)

@@ -1,0 +1,128 @@
+"""Sets that networks are trained on, every method from end to end: the tables of docs/networks.md, as rows of JSON.
+
+    python bench/network_methods.py digits                   # every method, 3 seeds, 1 and 10 points a class
+    python bench/network_methods.py mnist fashion            # DM, one point a class, 3 seeds
+    python bench/network_methods.py digits --only dm,mtt --per-class 1
+
+Time decides how long a method learns (`SECONDS`), not steps: what it needs first (experts, a trained network) is
+counted beside it. Networks are those of `NETWORK`, small ones, so that a CPU gets through; the figures say nothing of
+published settings.
+"""
+
+import argparse
+import time
+
+import torch
+from _rows import DATA, emit
+
+import kernel_distill as kd
+
+NETWORK = {"digits": {"width": 32, "depth": 2}, "mnist": {"width": 32}, "fashion": {"width": 32}}
+SOURCES = {"digits": "digits", "mnist": DATA / "mnist.npz", "fashion": DATA / "fashion_mnist.npz"}
+METHODS = {
+    "digits": ("dm", "dc", "dsa", "mtt", "dkkt", "dkkt+dm", "kip", "frepo"),
+    "mnist": ("dm",),
+    "fashion": ("dm",),
+}
+SECONDS = {"digits": 60.0, "mnist": 120.0, "fashion": 120.0}
+EPOCHS = {"digits": 300, "mnist": 200, "fashion": 200}
+# Digits are not mirrored.
+AUGMENT = {
+    "digits": "color_crop_cutout_scale_rotate",
+    "mnist": "color_crop_cutout_scale_rotate",
+    "fashion": "color_crop_cutout_flip_scale_rotate",
+}
+SEEDS = 3
+
+
+def method(tag, name):
+    """Options of a method for a data set."""
+    network, augment = NETWORK[name], AUGMENT[name]
+    common = {"network_params": network, "judge_networks": 2, "judge_epochs": 100}
+    options = {
+        "dm": lambda: kd.DM(**common, augment=augment, batch_real=64, evaluate_every=100),
+        "dc": lambda: kd.DC(**common, batch_real=64, evaluate_every=20),
+        "dsa": lambda: kd.DSA(**common, augment=augment, batch_real=64, evaluate_every=20),
+        "mtt": lambda: kd.MTT(
+            **common,
+            augment=augment,
+            experts=10,
+            expert_epochs=20,
+            max_start_epoch=10,
+            lr=100.0,
+            evaluate_every=50,
+        ),
+        "dkkt": lambda: kd.DKKT(
+            **common | {"network_params": network | {"norm": "none"}}, evaluate_every=100
+        ),
+        "dkkt+dm": lambda: kd.DKKTDM(
+            **common | {"network_params": network | {"norm": "none"}}, fraction=0.1, evaluate_every=100
+        ),
+        "kip": lambda: kd.KIP(evaluate_every=50),
+        "frepo": lambda: kd.FRePo(width=32, evaluate_every=100),
+    }
+    return options[tag]()
+
+
+def table(name, tags, per_class):
+    """One table: every method, all seeds, beside random and k-center rows."""
+    data = kd.load_data(SOURCES[name])
+    sets, spent = {}, {}
+    for tag in tags:
+        for seed in range(SEEDS):
+            started = time.perf_counter()
+            ds = kd.distill(
+                data,
+                method=method(tag, name),
+                per_class=per_class,
+                near="auto" if tag == "dkkt" else "data",
+                seed=seed,
+                loop=kd.Loop(steps=10**6, time_limit=SECONDS[name]),
+                progress=False,
+            )
+            sets.setdefault(tag, []).append(ds)
+            spent.setdefault(tag, []).append(time.perf_counter() - started)
+    evaluation = kd.evaluate(
+        sets,
+        data,
+        recipe="dsa",
+        networks={"convnet": NETWORK[name]},
+        epochs=EPOCHS[name],
+        augment=AUGMENT[name],
+        count=5,
+        progress=False,
+    )
+    for row in evaluation.rows:
+        seconds = spent.get(row.name, []) if row.trained_on == "distilled" else []
+        emit(
+            "network_methods",
+            data=name,
+            set=row.name,
+            trained_on=row.trained_on,
+            per_class=per_class,
+            sets=SEEDS,
+            networks=row.networks,
+            mean=round(row.mean, 4),
+            deviation=round(row.std, 4),
+            interval=[round(end, 4) for end in row.interval],
+            seconds_of_a_set=[round(value, 1) for value in seconds],
+            steps=[ds.certificate.steps for ds in sets[row.name]] if seconds else [],
+            selected=[ds.certificate.selected_step for ds in sets[row.name]] if seconds else [],
+            threads=torch.get_num_threads(),
+        )
+    print(evaluation)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=SOURCES)
+    parser.add_argument("--only", help="methods, with commas between")
+    parser.add_argument("--per-class", type=int, action="append")
+    given = parser.parse_args()
+    for name in given.names:
+        for per_class in given.per_class or ([1, 10] if name == "digits" else [1]):
+            table(name, given.only.split(",") if given.only else METHODS[name], per_class)
+
+
+if __name__ == "__main__":
+    main()
