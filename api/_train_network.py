@@ -81,7 +81,7 @@ def train_network(
     --------
     >>> import kernel_distill as kd
     >>> data = kd.load_data("digits")
-    >>> net = kd.train_network(data, network="mlp", epochs=20, progress=False)
+    >>> net = kd.train_network(data, network="mlp", epochs=40, progress=False)
     >>> net.score(data.x_test, data.y_test) > 0.8
     True
     """

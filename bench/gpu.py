@@ -1,4 +1,4 @@
-"""Everything to be learned in one visit to a GPU: open points, tests, timings, a distillation, RFAD. See gpu.sh.
+"""All that one visit to a GPU can tell: open points, tests, timings, a distillation, RFAD, networks. See gpu.sh.
 
     python bench/gpu.py             # on the GPU; writes bench/results/<device>.json
     python bench/gpu.py --dry-run   # the same steps on the CPU at tiny sizes; writes nothing into the repository
@@ -25,7 +25,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 545  # for everything: under the ten minutes that a visit may take
-LIMITS = {"points": 60, "tests": 190, "distillation": 60, "rfad": 90}
+LIMITS = {"points": 60, "tests": 190, "distillation": 60, "rfad": 90, "networks": 70}
 LEAST = 20  # seconds: less is not worth starting a process of benchmarks for
 SILENCE = 60  # seconds without a result after which a benchmark is taken to hang
 # The goals first: whatever the time does not suffice for is at the end.
@@ -50,6 +50,7 @@ def main(arguments):
     visit.timings()
     visit.record("distillation", visit.in_its_own_process("distillation"))
     visit.record("rfad", visit.in_its_own_process("rfad"))
+    visit.record("networks", visit.in_its_own_process("networks"))
     print(f"wrote {visit.path} after {visit.elapsed():.0f} s")
     return visit.status()
 
@@ -93,7 +94,8 @@ class Visit:
         rows = [row for row in self.found["rows"] if row["status"] in ("wrong", "failed")]
         tests = self.found["tests"]
         right = all(
-            self.found.get(name, {}).get("status") in ("ok", None) for name in ("distillation", "rfad")
+            self.found.get(name, {}).get("status") in ("ok", None)
+            for name in ("distillation", "rfad", "networks")
         )
         return int(bool(rows) or bool(tests["failed"]) or tests["passed"] == 0 or not right)
 
@@ -153,7 +155,7 @@ class Visit:
 
         names = names or [*FIRST, *(name for name in CASES if name not in FIRST)]
         while names:
-            limit = self.left() - LIMITS["distillation"] - LIMITS["rfad"]
+            limit = self.left() - sum(LIMITS[name] for name in ("distillation", "rfad", "networks"))
             if limit < LEAST:
                 self._lose(names, "late", "no time left")
                 break
@@ -245,6 +247,14 @@ def step(name, device, dry, arguments):
         from _gpu_rfad import rfad_steps
 
         print(json.dumps(rfad_steps(device, quick=dry)))
+    elif name == "networks":
+        from _gpu_evaluator import evaluator_epochs
+        from _gpu_networks import dm_steps
+
+        dm = dm_steps(device, quick=dry)
+        print(json.dumps({"dm": dm, "status": dm["status"]}), flush=True)
+        trained = evaluator_epochs(device, quick=dry)
+        print(json.dumps({"evaluator": trained, "status": max(dm["status"], trained["status"])}))
     else:
         from _gpu_timings import time_cases
 
