@@ -80,7 +80,8 @@ def _expert(job: Job, method: DKKT, rows: TrainingRows, spec: NetworkSpec) -> Ne
     """The trained network: from its file, or trained on all rows (and written there)."""
     if method.expert and Path(method.expert).exists():
         return network_from(method.expert, rows, spec).network
-    recipe = training_recipe(DEFAULT_RECIPE, epochs=method.expert_epochs)
+    # The operations that points are to bear are those that the network learns to bear.
+    recipe = training_recipe(DEFAULT_RECIPE, epochs=method.expert_epochs, augment=method.augment)
     trained = fit_network(rows, spec, recipe, seed=job.seed, single=False, progress=job.progress)
     if method.expert:
         trained.save(method.expert)
