@@ -50,6 +50,7 @@ _PUBLIC = {
     "load": "_distill",
     "load_data": "solver.data",
     "load_recipe": "_recipes",
+    "support_vectors": "_support_vectors",
     "train_network": "_train_network",
     "transforms": "solver.transforms",
 }
@@ -97,6 +98,7 @@ __all__ = [
     "load",
     "load_data",
     "load_recipe",
+    "support_vectors",
     "train_network",
     "transforms",
 ]
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from ._from_statistics import collect_statistics, distill_statistics
     from ._recipe import Recipe
     from ._recipes import list_recipes, load_recipe
+    from ._support_vectors import support_vectors
     from ._train_network import train_network
     from .estimators import KernelDistiller, KernelDistillerRegressor
     from .nn_baselines.gradient_matching import DC, DSA

@@ -52,22 +52,25 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
     networks = method.method in NETWORK_METHODS
     prepared = job.rows
     if networks:
-        from ._network_plan import expert_transform, make_network_plan
+        from ._network_plan import check_images, expert_transform, make_network_plan
 
         if job.transform == "auto" and (known := expert_transform(method)) is not None:
             prepared["transform"] = known
     source, transform, coding = prepare_rows(job.X, job.y, **prepared)
+    if networks:
+        check_images(method, transform, coding)
     check_storage(job.storage, transform)
     names, m = job.names(coding), job.points(coding)
     rows = TrainingRows(
         source, transform, coding, seed=job.seed, holdout=job.holdout, device=resolve_device(job.device)
     )
     started = time.monotonic()
-    # A method that may see a share of the rows starts from these too; without any, from noise of their scale.
+    # A method that may see a share of the rows starts from these too. One whose loss sees none (a fraction of 0)
+    # starts from noise of the mean and spread of all, or from whatever rows `near` asks for.
     seen = rows.share(method.fraction, job.seed) if getattr(method, "fraction", 0) else rows
     start = Start(*start_points(job.near, seen, m, job.seed, labels=method.labels))
     if networks:
-        plan = make_network_plan(job, method, rows, start)
+        plan = make_network_plan(job, method, rows, seen, start)
     else:
         plan = make_plan(job, method, rows, start, sampler(source, transform, job.seed))
     init_seconds = time.monotonic() - started
@@ -85,16 +88,16 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
         y,
         relative_ridge=method.ridge,
         labels=classes,
-        n_rows=rows.n,
+        n_rows=seen.n,
         storage=job.storage,
-        data_range=rows.data_range,
+        data_range=seen.data_range,
         heldout_score=_finite(result.figures["score"]),
         heldout_loss=result.figures["loss"],
         heldout_rows=rows.n_held_out,
         selected_step=result.step,
         steps=result.steps,
         class_names=names,
-        provenance=_provenance(job, method, result, init_seconds, rows.data_range),
+        provenance=_provenance(job, method, result, init_seconds, seen.data_range),
         notes=[*_notes(result, method.steps, rows), *plan.notes],
     )
     if job.storage == "float64":
@@ -216,7 +219,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
+        torch.empty(0, device=found).cpu()
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here: {first}") from None

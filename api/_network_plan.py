@@ -25,20 +25,36 @@ from .solver.learners.dm import DM, DMLearner
 from .solver.learners.images import Judge
 from .solver.learners.rows import TrainingRows
 from .solver.networks import Network, NetworkSpec, network_spec
+from .solver.targets import Targets
 from .solver.transforms import Transform
 
 NetworkMethod = DM | DKKT | DC | DSA | MTT
 
 
-def make_network_plan(job: Job, method: NetworkMethod, rows: TrainingRows, start: Start) -> Plan:
-    """The plan of such a method: its learner, with trained networks where it learns from those."""
+def check_images(method: NetworkMethod, transform: Transform, coding: Targets) -> None:
+    """Raise unless the rows are images with classes, of which networks can be made."""
+    name, shape = method.method, transform.input_shape
+    if len(shape) != 3 or min(shape[1:]) < 2:
+        raise ValueError(
+            f"method {name!r} learns images (c, h, w) of 2 x 2 pixels or more, got rows of shape {shape}: reshape"
+            " them, or use a method for vectors ('kip', 'closed-form')"
+        )
+    if not coding.is_classes:
+        raise ValueError(f"method {name!r} needs classes: use 'kip', 'rfad' or 'closed-form' for regression")
+
+
+def make_network_plan(
+    job: Job, method: NetworkMethod, rows: TrainingRows, seen: TrainingRows, start: Start
+) -> Plan:
+    """The plan of such a method: its learner, with trained networks where it learns from those.
+
+    `seen` are the rows of the method's share. They judge where no rows are held out.
+    """
     transform, seed = rows.transform, job.seed
     shape = transform.input_shape
-    if len(shape) != 3:
-        raise ValueError(f"method {method.method!r} learns images (c, h, w), got rows of shape {shape}")
     spec = network_spec(method.network, shape, rows.targets.n_outputs, **method.network_params)
     recipe = training_recipe("dsa", epochs=method.judge_epochs, augment=method.augment)
-    judge = NetworkJudge(rows, spec, recipe, count=method.judge_networks, seed=seed)
+    judge = NetworkJudge(seen, spec, recipe, count=method.judge_networks, seed=seed)
     features = RandomConv(shape, depth=min(3, min(shape[1:]).bit_length() - 1), seed=seed)
 
     def score(ds: DistilledSet) -> float:
@@ -80,9 +96,22 @@ def _expert(job: Job, method: DKKT, rows: TrainingRows, spec: NetworkSpec) -> Ne
     """The trained network: from its file, or trained on all rows (and written there)."""
     if method.expert and Path(method.expert).exists():
         return network_from(method.expert, rows, spec).network
+    if method.expert and not Path(method.expert).parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder {Path(method.expert).parent} of `expert` does not exist: create it first"
+        )
     # The operations that points are to bear are those that the network learns to bear.
     recipe = training_recipe(DEFAULT_RECIPE, epochs=method.expert_epochs, augment=method.augment)
-    trained = fit_network(rows, spec, recipe, seed=job.seed, single=False, progress=job.progress)
+    trained = fit_network(
+        rows,
+        spec,
+        recipe,
+        seed=job.seed,
+        single=False,
+        class_names=job.names(rows.targets),
+        provenance=job.origin,
+        progress=job.progress,
+    )
     if method.expert:
         trained.save(method.expert)
     return trained.network

@@ -53,14 +53,15 @@ def train_network(
     recipe : str or TrainingRecipe
         By default Adam at 1e-3 with a decay of 0.005, flips and crops of every image, 30 epochs on a cosine: the
         published settings of Deep Support Vectors where they are known (rate, decay, augmentation). A name
-        ("dsa", ...) takes the recipe by which networks are trained on distilled sets.
+        ("dsa", ...) takes the recipe by which networks are trained on distilled sets, and for "convnet" the network
+        options that belong to it, where `network_params` do not say otherwise.
     epochs : int, optional
         In place of the recipe's own.
     transform, n_classes, seed, device, progress, class_names
         As in `distill`.
     holdout : float, default 0.05
         Share of rows that are not trained on: the same that `distill` with this seed holds out. The accuracy on
-        them is kept in ``provenance["heldout_score"]``.
+        them is kept in ``provenance["heldout_score"]``; with 0 there is none.
 
     Returns
     -------
@@ -90,8 +91,9 @@ def train_network(
         X, y, transform=transform, task=task, targets="centred", n_classes=n_classes
     )
     rows = TrainingRows(source, fitted, coding, seed=seed, holdout=holdout, device=resolve_device(device))
-    spec = network_spec(network, fitted.input_shape, coding.n_outputs, **(network_params or {}))
     chosen = training_recipe(recipe) if epochs is None else training_recipe(recipe, epochs=epochs)
+    own = chosen.network_params if network == "convnet" else {}
+    spec = network_spec(network, fitted.input_shape, coding.n_outputs, **{**own, **(network_params or {})})
     return fit_network(
         rows,
         spec,

@@ -123,6 +123,7 @@ def test_public_surface():
         "load",
         "load_data",
         "load_recipe",
+        "support_vectors",
         "train_network",
         "transforms",
     }

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 import kernel_distill as kd
+from kernel_distill.nn_baselines.judge import NetworkJudge
 from kernel_distill.nn_baselines.trained_network import TrainedNetwork
+from kernel_distill.nn_baselines.training_recipes import TrainingRecipe
+from kernel_distill.solver.learners.rows import TrainingRows
 from kernel_distill.solver.source import row_keys
 
 PLAIN = {"network_params": {"width": 4, "depth": 1}, "judge_networks": 1, "judge_epochs": 3}
@@ -73,6 +76,34 @@ def test_points_start_from_rows_that_may_be_seen(name, data):
         assert index in first
 
 
+@pytest.mark.parametrize("name", ["dm", "dkkt+dm"])
+def test_without_rows_held_out_nothing_but_the_share_judges(name, few, monkeypatch):
+    X, y = few
+    seen = np.zeros(len(X), dtype=bool)
+    rows, inputs = [], TrainingRows._inputs
+
+    def noted(self, index):
+        rows.append(index)
+        return inputs(self, index)
+
+    # A trained network sees all rows: what is read by the judge is noted alone.
+    call = NetworkJudge.__call__
+
+    def judged(self, x, y):
+        rows.clear()
+        figures = call(self, x, y)
+        seen[torch.cat(rows).numpy()] = True
+        return figures
+
+    monkeypatch.setattr(TrainingRows, "_inputs", noted)
+    monkeypatch.setattr(NetworkJudge, "__call__", judged)
+    method = TINY[name].model_copy(update={"fraction": 0.3})
+    ds = kd.distill(X, y, method=method, holdout=0, loop=kd.Loop(steps=0), progress=False)
+    wanted = [max(1, round(0.3 * int((y == c).sum()))) for c in range(10)]
+    assert np.bincount(y[seen], minlength=10).tolist() == wanted
+    assert ds.certificate.n_rows == sum(wanted)
+
+
 def test_the_judges_look_at_rows_held_out_of_the_set_as_it_is_stored(data):
     method = kd.DM(**PLAIN, batch_real=8)
     ds = kd.distill(data, method=method, storage="uint8", loop=LOOP, progress=False)
@@ -91,14 +122,30 @@ def test_killed_and_gone_on_with(data, tmp_path):
 
 def test_a_network_is_trained_once_and_kept(few, tmp_path):
     path = tmp_path / "net.safetensors"
+
+    def losses(method):
+        """Of every step: the set itself may be the one to start from."""
+        records = []
+        loop = LOOP.model_copy(update={"callbacks": (records.append,)})
+        kd.distill(*few, method=method, class_names=tuple("abcdefghij"), loop=loop, progress=False)
+        return [record["figures"]["loss"] for record in records if record["kind"] == "step"]
+
     method = TINY["dkkt"].model_copy(update={"expert": str(path)})
-    first = kd.distill(*few, method=method, loop=LOOP, progress=False)
+    first = losses(method)
     before = path.read_bytes()
-    again = kd.distill(*few, method=method, loop=LOOP, progress=False)
+    assert len(set(first)) > 1
+    assert losses(method) == first
     assert path.read_bytes() == before
-    assert torch.equal(first.x, again.x)
-    alone = kd.distill(*few, method=TINY["dkkt"], loop=LOOP, progress=False)
-    assert torch.equal(first.x, alone.x)
+    assert losses(TINY["dkkt"]) == first
+    assert losses(TINY["dkkt"].model_copy(update={"expert_epochs": 2})) != first
+    assert TrainedNetwork.load(path).class_names == tuple("abcdefghij")
+
+
+def test_a_folder_that_is_missing_is_found_before_training(few, tmp_path, monkeypatch):
+    monkeypatch.setattr("kernel_distill._network_plan.fit_network", None)
+    method = TINY["dkkt"].model_copy(update={"expert": str(tmp_path / "no" / "net.safetensors")})
+    with pytest.raises(FileNotFoundError, match="of `expert` does not exist: create it first"):
+        kd.distill(*few, method=method, loop=LOOP, progress=False)
 
 
 def test_somebody_with_a_few_rows_distils_from_a_file(data, tmp_path):
@@ -138,15 +185,17 @@ def test_what_is_no_image_or_has_no_classes_is_refused(name, data):
         kd.distill(
             data.x_train.reshape(len(data.x_train), -1), data.y_train, method=TINY[name], progress=False
         )
-    with pytest.raises(ValueError, match="class"):
+    with pytest.raises(ValueError, match="of 2 x 2 pixels or more"):
+        kd.distill(data.x_train[:, :, :1], data.y_train, method=TINY[name], progress=False)
+    with pytest.raises(ValueError, match=f"method '{name}' needs classes: use 'kip'".replace("+", r"\+")):
         kd.distill(
-            data.x_train[:50],
-            np.linspace(0, 1, 50),
-            task="regression",
-            method=TINY[name],
-            near="data",
-            progress=False,
+            data.x_train[:50], np.linspace(0, 1, 50), task="regression", method=TINY[name], progress=False
         )
+
+
+def test_a_device_that_holds_no_values_is_refused(few):
+    with pytest.raises(ValueError, match="device 'meta' cannot be used here"):
+        kd.distill(*few, method=TINY["dm"], device="meta", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +212,28 @@ def test_options_that_make_no_sense(make, message):
         make()
 
 
+def test_a_trained_network_knows_its_accuracy_on_rows_held_out(data):
+    options = {"network": "mlp", "network_params": {"width": 16, "depth": 1}, "epochs": 15, "progress": False}
+    net = kd.train_network(data, **options, seed=2)
+    n = len(data.x_train)
+    held = row_keys(2, "holdout", 0, n).argsort()[: round(0.05 * n)].numpy()
+    # Single-row ties aside, predictions from float64 and from float32 inputs agree.
+    found = net.score(data.x_train[held], data.y_train[held])
+    assert net.provenance["heldout_score"] == pytest.approx(found, abs=1.5 / len(held))
+    assert 0.2 < found < 1
+    assert "heldout_score" not in kd.train_network(data, **options, holdout=0).provenance
+
+
+def test_a_recipe_brings_its_network_unless_that_is_given(few):
+    recipe = TrainingRecipe(epochs=1, network_params={"norm": "none", "width": 4, "depth": 1})
+
+    def spec(**options):
+        return kd.train_network(*few, recipe=recipe, progress=False, **options).network.spec
+
+    assert (spec().norm, spec().width, spec(network_params={"width": 5}).width) == ("none", 4, 5)
+    assert spec(network="mlp", network_params={"width": 6, "depth": 1}).width == 6
+
+
 def test_a_trained_network_predicts_the_same_from_its_file(data, tmp_path):
     net = kd.train_network(data, network="mlp", epochs=20, progress=False)
     assert net.score(data.x_test, data.y_test) > 0.5
@@ -175,3 +246,18 @@ def test_a_trained_network_predicts_the_same_from_its_file(data, tmp_path):
     kd.distill(data, feature_map="identity").save(tmp_path / "set.safetensors")
     with pytest.raises(ValueError, match="expected 'trained-network'"):
         TrainedNetwork.load(tmp_path / "set.safetensors")
+
+
+def test_support_vectors_are_rows_of_their_class(few):
+    X, y = few
+    names = np.array(list("abcdefghij"))[y]
+    net = kd.train_network(X, names, network="mlp", epochs=5, progress=False)
+    found = kd.support_vectors(net, X, names, per_class=2, max_iterations=30)
+    assert names[found.indices.numpy()].tolist() == sorted("abcdefghij" * 2)
+    duals = found.fitted.duals
+    assert float(duals.min()) >= 0
+    for group, letter in zip(found.indices.split(2), "abcdefghij", strict=True):
+        of_class = torch.from_numpy(names == letter)
+        assert torch.equal(duals[group], duals[of_class].topk(2).values)
+    with pytest.raises(ValueError, match="labels"):
+        kd.support_vectors(net, X)

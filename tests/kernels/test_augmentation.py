@@ -1,5 +1,6 @@
 """Augmentation against the published formulae image by image, its transpose and derivatives, and what is drawn."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from kernel_distill.kernels._augmentation import AT, COLUMNS, IDENTITY, NAMES, O
 from kernel_distill.kernels._dispatch import choose
 from kernel_distill.kernels.augmentation import Augmentation, _rejects, augment_images, draw_augmentation
 
-from .places import places
+from .places import INTERPRETED, places
 from .transforms import check_derivatives
 
 ALL = "color_crop_cutout_flip_scale_rotate"
@@ -122,7 +123,7 @@ def check_values(augmentation, dtype, place):
 @DTYPES
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_each_operation(operation, dtype, shape, place):
-    check_values(drawn(operation, 5, shape, stream="each"), dtype, place)
+    check_values(drawn(operation, 3, shape, stream="each"), dtype, place)
 
 
 @PLACES
@@ -130,13 +131,13 @@ def test_each_operation(operation, dtype, shape, place):
 @DTYPES
 @pytest.mark.parametrize("siamese", [False, True])
 def test_all_operations_one_after_the_other(siamese, dtype, shape, place):
-    check_values(drawn(ALL, 3, shape, single=False, siamese=siamese), dtype, place)
+    check_values(drawn(ALL, 2, shape, single=False, siamese=siamese), dtype, place)
 
 
 @PLACES
 @DTYPES
 def test_one_operation_a_group(dtype, place):
-    augmentation = drawn(ALL, 40, (3, 5, 6))
+    augmentation = drawn(ALL, 18, (3, 5, 6))
     assert len(augmentation.used) == len(OPERATIONS)
     check_values(augmentation, dtype, place)
 
@@ -152,6 +153,22 @@ def test_operations_in_another_order(strategy):
     assert _rejects(images(4, (3, 6, 5)), drawn(strategy, 4, (3, 6, 5), single=True)) is None
 
 
+@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels are not compiled")
+def test_images_of_one_pixel_compile(monkeypatch, tmp_path):
+    """Triton makes a constant of an argument that is 1; the transpose holds all of the kernel's code."""
+    pytest.importorskip("triton")
+    from kernel_distill.kernels._triton._resources import measure
+    from kernel_distill.kernels._triton.augmentation import VARIANTS
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    usual = next(variant for variant in VARIANTS if variant.constants["ADJOINT"])
+    pointers = {name: kind for name, kind in usual.arguments.items() if kind.startswith("*")}
+    ones = dict.fromkeys(usual.arguments.keys() - pointers.keys(), 1)
+    assert sorted(ones) == ["channels", "h", "w"]
+    fixed = dataclasses.replace(usual, arguments=pointers, constants=usual.constants | ones)
+    assert measure(fixed, 90).registers > 16
+
+
 @PLACES
 def test_sizes_that_need_several_tiles(place):
     check_values(drawn(ALL, 1, (3, 17, 31), single=False), torch.float64, place)
@@ -162,7 +179,7 @@ def test_sizes_that_need_several_tiles(place):
 @pytest.mark.parametrize("single", [False, True])
 def test_transpose(single, shape, place):
     """<A x, y> = <x, A' y>, without brightness."""
-    n = 12 if single else 2
+    n = 6 if single else 1
     augmentation = drawn(ALL, n, shape, single=single).to(place[1])
     X, Y = images(n, shape).to(place[1]), images(n, shape, stream="others").to(place[1])
     run = choose("augment_images", X, augmentation, backend=place[0])
@@ -173,7 +190,7 @@ def test_transpose(single, shape, place):
 
 
 @PLACES
-@pytest.mark.parametrize("scales", [(0.5, 0.6), (2.5, 4.0)], ids=str)
+@pytest.mark.parametrize("scales", [(0.5, 1.1), (2.5, 4.0)], ids=str)
 def test_transpose_of_large_changes(scales, place):
     """Windows of the transpose grow with what is drawn."""
     table = np.tile(IDENTITY, (1, 1))
@@ -191,23 +208,18 @@ def test_transpose_of_large_changes(scales, place):
 def test_derivatives_are_those_of_the_matrix(place):
     """Against torch's derivatives of the affine map written out."""
     shape = (2, 4, 3)
-    augmentation = drawn(ALL, 2, shape, single=False)
-    offset = augmented(torch.zeros(2, *shape).double(), augmentation, adjoint=False, offset=True)
+    augmentation = drawn(ALL, 1, shape, single=False)
+    offset = augmented(torch.zeros(1, *shape).double(), augmentation, adjoint=False, offset=True)
     pixels = torch.eye(24, dtype=torch.float64).view(24, *shape)
-    matrix = torch.stack(
-        [
-            augmented(pixels, augmentation[[i] * 24], adjoint=False, offset=False).flatten(1).T
-            for i in range(2)
-        ]
-    )
+    rows = augmented(pixels, augmentation[[0] * 24], adjoint=False, offset=False).flatten(1)
 
     def direct(x):
-        return offset + (matrix @ x.flatten(1)[:, :, None]).view_as(x)
+        return offset + (x.flatten(1) @ rows).view_as(x)
 
     def found(x):
         return augment_images(x, augmentation.to(place[1]), backend=place[0])
 
-    X, V = images(2, shape), images(2, shape, stream="others")
+    X, V = images(1, shape), images(1, shape, stream="others")
     for there, here in ((found, place[1]), (direct, "cpu")):
         x, v = X.to(here).requires_grad_(), V.to(here)
         (once,) = torch.autograd.grad(there(x).square().sum(), x, create_graph=True)
@@ -227,7 +239,7 @@ def test_derivatives(strategy):
 @PLACES
 def test_nothing_but_the_images_is_read(place):
     """Memory around them is NaN, and so is a pixel that a crop or a box takes away."""
-    shape, n = (3, 5, 6), 24
+    shape, n = (3, 5, 6), 12
     augmentation = drawn(ALL, n, shape).to(place[1])
     poisoned = torch.full((n + 2, *shape), torch.nan, device=place[1])
     poisoned[1:-1] = images(n, shape, torch.float32)
@@ -259,8 +271,8 @@ def test_a_pixel_that_is_not_finite_spoils_its_neighbours_alone(place):
 @PLACES
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_narrow_numbers_are_computed_in_float32(dtype, place):
-    augmentation = drawn(ALL, 12, (3, 6, 5)).to(place[1])
-    X = images(12, (3, 6, 5), dtype).to(place[1])
+    augmentation = drawn(ALL, 6, (3, 6, 5)).to(place[1])
+    X = images(6, (3, 6, 5), dtype).to(place[1])
     found = augment_images(X, augmentation, backend=place[0])
     expected = augment_images(X.float(), augmentation, backend=place[0])
     assert found.dtype == dtype

@@ -375,6 +375,23 @@ def test_options_that_mean_nothing_are_refused(options):
         DKKT(**options)
 
 
+@pytest.mark.parametrize("number", [-1, K])
+def test_classes_that_are_none_are_refused(number):
+    classes = CLASSES.clone()
+    classes[0] = number
+    with pytest.raises(ValueError, match="`classes` must be numbers from 0 to 2"):
+        DKKTLearner(
+            rows_of(),
+            normal(0, "start", (M, *SHAPE)),
+            torch.zeros(M, K),
+            classes,
+            DKKT(),
+            network=network_of(),
+            seed=0,
+            judge=judge,
+        )
+
+
 def test_the_network_must_fit():
     with pytest.raises(ValueError, match=r"`network` must give 3 scores a row, got \(5,\)"):
         learner_of(network=build_network(network_spec("mlp", SHAPE, 5), 0))

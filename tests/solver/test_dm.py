@@ -459,6 +459,12 @@ def test_the_identity_tells_runs_apart():
     )
     for change in changes:
         assert learner_of(rows, **change).identity != first
+    points, labels = rows.inputs(torch.arange(3)), rows.outputs(torch.arange(3))
+    same, other = (
+        DMLearner(rows, points, labels, torch.tensor(classes), DM(**SMALL), seed=0, judge=judge).identity
+        for classes in ([0, 1, 1], [1, 0, 1])
+    )
+    assert same != other
 
 
 def test_the_defaults_are_those_of_the_published_code():

@@ -1,5 +1,7 @@
 """Training rows by index: what is handed out, what is held out, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from kernel_distill.solver.learners.rows import HOLDOUT_ROWS, TrainingRows, _pre
 from kernel_distill.solver.source import ArraySource, StreamSource, row_keys
 from kernel_distill.solver.targets import Targets
 from kernel_distill.solver.transforms import make_transform
+from kernel_distill.solver.transforms.standardize import Standardize
 
 from ..cases import EPS, K, one_hot, problem
 
@@ -259,6 +262,19 @@ def test_a_digest_tells_data_apart(dtype):
     rows = rows_of(X, y)
     rows.chunk = 7
     assert rows.digest == digest
+
+
+@pytest.mark.parametrize("mean", [(1, 2, 3), (2, 1, 3.5), (2, 3, 1)])
+def test_rows_know_what_their_transform_was_fitted_on(mean):
+    X, y = problem(60)
+    source, targets = ArraySource(X.reshape(60, 3, 2, 2), y), Targets.from_labels(y)
+
+    def identity(mean):
+        transform = Standardize.from_values((3, 2, 2), mean, 1.0)
+        return TrainingRows(source, transform, targets, seed=0).identity
+
+    assert identity(mean) == identity(mean) == json.loads(json.dumps(identity(mean)))
+    assert identity(mean) != identity((2, 1, 3))
 
 
 def test_a_digest_tells_values_apart():
