@@ -72,7 +72,6 @@ def table(name, tags, per_class):
                 data,
                 method=method(tag, name),
                 per_class=per_class,
-                near="auto" if tag == "dkkt" else "data",
                 seed=seed,
                 loop=kd.Loop(steps=10**6, time_limit=SECONDS[name]),
                 progress=False,
