@@ -102,13 +102,15 @@ def evaluate(
 
 def _named_files(files: list[str]) -> dict[str, Any]:
     """Sets by the names they are given, or by their files."""
+    from ._evaluation_data import unused
     from .solver.distilled_set import DistilledSet
 
     sets: dict[str, Any] = {}
     for text in files:
         name, separator, path = text.partition("=")
         if not separator or not name or Path(text).exists():
-            name = path = text
+            # A file that is given twice is no second set of its method.
+            name, path = unused(text, sets), text
         sets.setdefault(name, []).append(DistilledSet.load(path))
     return sets
 

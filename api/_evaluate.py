@@ -104,7 +104,7 @@ def evaluate(
     seed : int, default 0
         Of the baselines, and of networks: the s-th set of a name, and what stands beside it, have ``seed + s``.
     device : str, default "auto"
-        Where networks are trained: "cpu", "cuda", ...; a GPU by default, where there is one.
+        Where networks are trained: "cpu", "cuda", ...; a GPU by default, where there is one. "ridge" has no choice.
     workers : int, optional
         Threads that train networks on a CPU, by default as many as torch uses. No result depends on it.
     progress : bool, optional
@@ -168,7 +168,8 @@ def evaluate(
         return evaluate_networks(named_sets(sets), rows, options)
     given = {
         "networks": networks, "count": count, "rates": rates or None, "choose_epoch": choose_epoch or None,
-        "full_accuracy": full_accuracy, "full_epochs": full_epochs, **changes,
+        "full_accuracy": full_accuracy, "full_epochs": full_epochs, "workers": workers,
+        "device": None if device == "auto" else device, **changes,
     }  # fmt: skip
     if wrong := [name for name, value in given.items() if value is not None]:
         raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._evaluation_data import EvaluationData
 from ._network_options import NetworkOptions
-from ._network_sets import check_sets, class_counts, transform_digest
+from ._network_sets import check_rows, check_sets, class_counts, transform_digest
 from .nn_baselines.baseline_points import network_labels, real_rows, solved_labels
 from .nn_baselines.evaluator import Choice
 from .nn_baselines.training_recipes import TrainingRecipe, training_recipe
@@ -82,7 +82,8 @@ class EvaluationPlan:
     Raises
     ------
     ValueError
-        If a set cannot be trained on, or sets of one name differ in size.
+        If a set cannot be trained on, sets of one name differ in size, or a class has too few training rows to stand in
+        place of its points.
     """
 
     def __init__(
@@ -103,7 +104,10 @@ class EvaluationPlan:
         for name, sets in named:
             check_sets(name, sets, data, options)
         if options.chooses:
-            whole = Data(np.asarray(data.x_train), np.asarray(data.y_train), class_names=data.class_names)
+            x, y = np.asarray(data.x_train), np.asarray(data.y_train)
+            # Without names rows would be held out whatever their class.
+            names = data.class_names or tuple(map(str, np.unique(y)))
+            whole = Data(x, y, class_names=names)
             split = hold_out(whole, HELD_OUT, options.seed)
             assert split.x_test is not None
             assert split.y_test is not None
@@ -141,12 +145,13 @@ class EvaluationPlan:
         groups: dict[Key, list[tuple[str, list[DistilledSet]]]] = {}
         for name, sets in named:
             groups.setdefault(tuple(self._group(ds) for ds in sets), []).append((name, sets))
-        fulls: dict[str, Line] = {}
+        fulls: dict[Key, Line] = {}
         for members in groups.values():
             names, sets = [name for name, _ in members], members[0][1]
             full: Line | float | None = self._options.full_accuracy.get(network)
             if "full" in self._options.baselines:
-                full = fulls.setdefault(self._digest(sets[0]), self._full_line(network, sets[0]))
+                made = self._full_line(network, sets[0])
+                full = fulls.setdefault(made.keys[0], made)
                 full.names += names
             # What hard labels recover is not known from soft ones: the same points once more.
             again = full is not None and self._options.recipe.labels != "hard"
@@ -160,6 +165,8 @@ class EvaluationPlan:
                     lines.append(own.hard)
                 elif not again:
                     own.hard = own
+            if any(baseline != "full" for baseline in self._options.baselines):
+                check_rows(names, sets[0], self._training_rows(sets[0]), self.n_held_out)
             real = {
                 baseline: self._real_line(network, baseline, names, sets)
                 for baseline in self._options.baselines

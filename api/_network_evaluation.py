@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ._evaluation import Report, known_columns
 from ._tables import jsonable, percent
+from .nn_baselines.training_recipes import TRAINING_RECIPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +134,23 @@ class NetworkEvaluation(Report):
         return known_columns(columns, cells, title, plain)
 
     def remarks(self) -> list[str]:
-        """Say what the intervals mean, which seeds were used, what was chosen, and what went wrong."""
+        """Say what the intervals mean, how the recipe was changed, which seeds were used, what was chosen, and what
+        went wrong.
+        """
         lines = []
         if any(row.sets == 1 and row.networks > 1 and row.trained_on != "full" for row in self.rows):
             lines.append(
                 "intervals of one set are those of networks trained on that set: another run of its method may differ"
                 " by more"
             )
+        known = TRAINING_RECIPES.get(self.recipe["name"])
+        if known is not None:
+            published = known.model_dump(mode="json")
+            changed = [
+                f"{field}={value!r}" for field, value in self.recipe.items() if value != published[field]
+            ]
+            if changed:
+                lines.append(f"recipe {known.name}, but {', '.join(changed)}")
         seeds = max((row.seeds for row in self.rows), key=len)
         lines.append(f"seeds {', '.join(map(str, seeds))}, one for each set of a row")
         if self.n_held_out:

@@ -25,7 +25,7 @@ from ..solver.store import read_file, write_file
 from .losses import target_rows
 from .network_gradient import flat_parameters
 from .schedule import make_schedule, row_orders
-from .training import _gradients
+from .training import batch_gradient
 from .training_recipes import TrainingRecipe
 from .update import new_moments, step_coefficients, update
 
@@ -82,6 +82,10 @@ def train_expert(
             f"the network takes {spec.input_shape} to {spec.n_outputs} outputs, the rows have"
             f" {rows.transform.input_shape} and {rows.targets.n_outputs}"
         )
+    if recipe.augment and len(spec.input_shape) != 3:
+        raise ValueError(
+            f'recipe {recipe.name!r} augments images (c, h, w), got rows of shape {spec.input_shape}: use augment=""'
+        )
     network = build_network(spec, seed, f"{stream}.network", device=rows.device, dtype=rows.dtype).train()
     parameters: list[Tensor] = list(network.parameters())
     schedule = make_schedule(recipe, rows.n)
@@ -107,7 +111,7 @@ def train_expert(
                     )
                     X = augment_images(X, drawn.to(rows.device))
                 targets = target_rows(recipe, rows.outputs(index)).to(X)
-                gradients = _gradients(recipe, network, parameters, X, targets)
+                gradients = batch_gradient(recipe, network, parameters, X, targets)
                 update(recipe, parameters, gradients, moments, next(steps))
             if on_epoch is not None:
                 on_epoch(epoch + 1, network)

@@ -6,18 +6,17 @@ How far a gradient is from that of real rows, by the layers l and their outputs 
 
 .. math:: \sum_l \sum_o 1 - \frac{\langle \hat g_{lo}, g_{lo}\rangle}{\|\hat g_{lo}\|\,\|g_{lo}\| + 10^{-6}} .
 
-Networks that treat rows independently (all without batch statistics) take them in pieces on a CPU, as in `training`:
-gradients of pieces add up to that of all rows.
+Networks that treat rows independently (all without batch statistics) take them in pieces on a CPU, see `pieces`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..solver.networks import Network
-from .training import PIECE_ROWS
+from .pieces import gradient_in_pieces
 
 _LEAST_NORM = 1e-6
 
@@ -52,13 +51,13 @@ def loss_gradient(
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     weights = X.new_full((len(X),), 1 / len(X)) if weights is None else weights.to(X)
     losses: list[Tensor] = []
-    total: list[Tensor] = []
-    for rows in pieces(network, X):
-        with torch.enable_grad():
-            values = class_losses(network, leaves, X[rows], classes[rows])
-            part = torch.autograd.grad(weights[rows] @ values, list(leaves.values()))
+
+    def loss_of(rows: slice) -> Tensor:
+        values = class_losses(network, leaves, X[rows], classes[rows])
         losses.append(values.detach())
-        total = [a.add_(b) for a, b in zip(total, part, strict=True)] if total else list(part)
+        return weights[rows] @ values
+
+    total = gradient_in_pieces(network, X, list(leaves.values()), loss_of)
     return torch.cat(losses), dict(zip(leaves, total, strict=True))
 
 
@@ -102,14 +101,6 @@ def class_losses(network: Network, parameters: Mapping[str, Tensor], X: Tensor, 
     """Cross-entropy of each row, (n,), differentiable in parameters and X."""
     scores = torch.func.functional_call(network, dict(parameters), (X,))
     return functional.cross_entropy(scores, classes, reduction="none")
-
-
-def pieces(network: Network, X: Tensor) -> Iterator[slice]:
-    """Rows of X that go through the network together."""
-    whole = network.has_batch_statistics or X.device.type != "cpu"
-    size = max(1, len(X)) if whole else PIECE_ROWS
-    for first in range(0, len(X), size):
-        yield slice(first, min(first + size, len(X)))
 
 
 def flat_parameters(network: Network) -> Tensor:

@@ -8,7 +8,8 @@ r"""What a distilled set adds, apart from soft labels and augmentation: the scor
 with accuracies in [0, 1], so that :math:`\alpha \in [-1, 1]` and LRS in [0, 1] for w = 1/2 and any w: improvement over
 random rows under the same recipe, what is lost with hard labels to training on everything, and both as one number
 (Li et al., "DD-Ranking: Rethinking the Evaluation of Dataset Distillation", 2025). The published package 0.2.0 puts
-percentages into the same formula, where the exponential leaves its range: its numbers are not these.
+percentages into the same formula, where the exponential leaves its range: its numbers are not these. Published random
+rows have any labels, those of `evaluate` hard ones: of a recipe with soft labels, IOR holds what soft labels add.
 """
 
 import math
@@ -18,7 +19,7 @@ WEIGHT = 0.5
 
 
 def improvement_over_random(own: float, random: float) -> float:
-    """IOR: accuracy of the set minus that of as many random rows, same recipe, same kind of labels.
+    """IOR: accuracy of the set minus that of as many random rows, same recipe.
 
     Raises
     ------

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from ..kernels.augmentation import Augmentation, augment_images
 from ..solver.networks import Network
-from .network_gradient import class_losses, loss_gradient, named_parameters, pieces
+from .network_gradient import class_losses, loss_gradient, named_parameters
+from .pieces import pieces
 
 
 def matching_loss(

@@ -12,10 +12,11 @@ from ..solver.encoder import Encoder
 from ..solver.feature_maps import make_feature_map
 from ..solver.learners.rows import TrainingRows
 from ..solver.model import Model
-from ..solver.networks import Network, NetworkSpec
+from ..solver.networks import Network, NetworkSpec, NetworkStack
 from ..solver.networks.network import network_of
 from ..solver.store import read_file, write_file
 from ..solver.targets import Targets
+from .accuracy import network_accuracies
 from .experts import train_expert
 from .training_recipes import TrainingRecipe
 
@@ -124,7 +125,10 @@ def fit_network(
     provenance: dict[str, Any] | None = None,
     progress: bool | None = None,
 ) -> TrainedNetwork:
-    """Train a network on all training rows; arguments and errors as in `train_expert`."""
+    """Train a network on all training rows; arguments and errors as in `train_expert`.
+
+    Its accuracy on the rows held out, where there are any, is "heldout_score" of its provenance.
+    """
     network = train_expert(rows, spec, recipe, seed=seed, single=single, progress=progress)
     shape = rows.transform.input_shape
     made = {
@@ -132,10 +136,18 @@ def fit_network(
         "single": single,
         "seed": seed,
         "rows": rows.identity,
+        **_held_out_score(network, rows),
         **(provenance or {}),
     }
     encoder = Encoder(rows.transform, make_feature_map("identity", shape, seed=seed))
     return TrainedNetwork(encoder, rows.targets, network.cpu().eval(), class_names, made)
+
+
+def _held_out_score(network: Network, rows: TrainingRows) -> dict[str, float]:
+    if not rows.n_held_out:
+        return {}
+    pieces = ((inputs, targets.argmax(1)) for inputs, targets in rows.held_out())
+    return {"heldout_score": float(network_accuracies(NetworkStack.of([network]), pieces).mean())}
 
 
 def network_from(path: str | os.PathLike[str], rows: TrainingRows, spec: NetworkSpec) -> TrainedNetwork:

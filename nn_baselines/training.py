@@ -28,11 +28,11 @@ from ..solver.networks import Network, NetworkSpec, NetworkStack, apply_stack, d
 from ._captured import CapturedStep
 from ._workers import single_core_workers
 from .losses import row_losses, target_rows
+from .pieces import gradient_in_pieces
 from .schedule import Schedule, make_schedule, row_orders
 from .training_recipes import TrainingRecipe, training_recipe
 from .update import new_moments, step_coefficients, update
 
-PIECE_ROWS = 20
 # A constant, not what is free: so the same networks are stacked, and rounded alike, wherever there is enough.
 STACK_BYTES = 8 * 2**30
 
@@ -170,7 +170,7 @@ def _serial(job: _Job, stack: NetworkStack, workers: int | None) -> NetworkStack
             if epoch in job.schedule.restarts:
                 moments = new_moments(job.recipe, parameters)
             for inputs, targets in job.batches(epoch, range(number, number + 1)):
-                gradients = _gradients(job.recipe, network, parameters, inputs, targets)
+                gradients = batch_gradient(job.recipe, network, parameters, inputs, targets)
                 update(job.recipe, parameters, gradients, moments, coefficients[next(steps)])
             job.finished(epoch, range(number, number + 1), lambda: NetworkStack.of([network]))
         return network
@@ -182,18 +182,15 @@ def _serial(job: _Job, stack: NetworkStack, workers: int | None) -> NetworkStack
             stopped.set()
 
 
-def _gradients(
+def batch_gradient(
     recipe: TrainingRecipe, network: Network, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor
 ) -> list[Tensor]:
-    """Gradient of the mean loss of a batch, piece by piece where that is the same."""
-    whole = network.has_batch_statistics or inputs.device.type != "cpu"
-    pieces = 1 if whole else -(-len(inputs) // PIECE_ROWS)
-    total: list[Tensor] = []
-    for x, y in zip(inputs.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
-        loss = row_losses(recipe, network(x), y).sum() / len(inputs)
-        part = torch.autograd.grad(loss, parameters)
-        total = [a.add_(b) for a, b in zip(total, part, strict=True)] if total else list(part)
-    return total
+    """Gradient of a recipe's mean loss of a batch."""
+
+    def loss_of(rows: slice) -> Tensor:
+        return row_losses(recipe, network(inputs[rows]), targets[rows]).sum() / len(inputs)
+
+    return gradient_in_pieces(network, inputs, parameters, loss_of)
 
 
 def _stacked(job: _Job, stack: NetworkStack) -> NetworkStack:

@@ -19,7 +19,7 @@ a projection: at 0 the student would not move, and below it would climb.
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from ..kernels import uniform
@@ -120,6 +120,21 @@ class MTT(BaseModel):
     def _known_network(cls, name: str) -> str:
         return check_name(name, NETWORKS, "network")
 
+    @model_validator(mode="after")
+    def _reaches(self) -> "MTT":
+        # Training the experts takes hours: they must not turn out too short after it.
+        self.check_reach(self.expert_epochs)
+        return self
+
+    def check_reach(self, epochs: int) -> None:
+        """Refuse experts of so many epochs if a student may be compared with a later one."""
+        last = self.max_start_epoch - 1 + self.expert_steps
+        if last > epochs:
+            raise ValueError(
+                f"max_start_epoch={self.max_start_epoch} and expert_steps={self.expert_steps} reach epoch {last}, the"
+                f" experts are trained for {epochs}: lower one or raise `expert_epochs`"
+            )
+
     def spec(self, rows: TrainingRows) -> NetworkSpec:
         """Experts and students for such rows."""
         return network_spec(
@@ -186,16 +201,12 @@ class MTTLearner(ImageLearner):
         judge: Judge,
     ) -> None:
         super().__init__(rows, points, labels, classes, options, seed=seed, judge=judge)
-        spec, last = options.spec(rows), options.max_start_epoch - 1 + options.expert_steps
+        spec = options.spec(rows)
         if trajectories.spec != spec:
             raise ValueError(f"the trajectories are of {trajectories.spec}, the options ask for {spec}")
         if trajectories.identity["rows"] != rows.identity:
             raise ValueError("the trajectories are of experts of other rows: train them on these")
-        if last > trajectories.epochs:
-            raise ValueError(
-                f"max_start_epoch={options.max_start_epoch} and expert_steps={options.expert_steps} reach epoch"
-                f" {last}, the experts were trained for {trajectories.epochs}: lower one or raise `expert_epochs`"
-            )
+        options.check_reach(trajectories.epochs)
         self._options, self._trajectories = options, trajectories
         # Only its form is used: the parameters are those of trajectories.
         self._network = build_network(spec, seed, "mtt.form", device=rows.device, dtype=rows.dtype).train()

@@ -100,6 +100,12 @@ def test_a_file_with_an_equals_sign_is_a_file(file, tmp_path):
     assert [row["name"] for row in found["rows"]] == [str(odd)]
 
 
+def test_a_file_that_is_given_twice_is_no_second_set(file):
+    words = ["--recipe", "dc-bench", "--networks", "mlp", "--count", 1, "--epochs", 1, "--baselines", "none"]
+    found = json.loads(run(file, file, "--data", "digits", *words, "--json").stdout)
+    assert [(row["name"], row["sets"]) for row in found["rows"]] == [(str(file), 1), (f"{file} (2)", 1)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -130,6 +130,17 @@ def test_baselines_are_shared_between_sets_of_equal_size(data, sets, trainings):
     assert by["b", "random"].accuracies[0] == by["a", "random"].accuracies[0]
 
 
+def test_nothing_is_trained_that_no_row_shows(data, sets, trainings):
+    """Sets of equal transform whose classes are numbers, and names: all rows are trained on for each."""
+    named = dataclasses.replace(data, class_names=("cat", "dog", "owl"))
+    words = np.array(named.class_names)[data.y_train]
+    other = kd.distill(data.x_train, words, near="data", feature_map="identity", ridge=1.0, targets="centred")
+    pair = {"numbers": sets[0], "more": sets[1], "names": other}
+    result = kd.evaluate(pair, named, recipe="dc-bench", baselines="full", full_epochs=1, **QUICK)
+    assert len(trainings) == len(result.rows) == 3 + 2 * 2 + 2
+    assert [row.name for row in result.rows if row.trained_on == "full"] == ["numbers, more", "names"]
+
+
 def test_transfer_has_a_row_for_each_set_and_network(data, sets):
     networks = {"mlp": {"width": 8}, **CONVNET, "convnet-bn": {"width": 4, "depth": 2}}
     result = kd.evaluate(
@@ -221,6 +232,29 @@ def test_rates_and_epochs_are_chosen_on_a_tenth_that_baselines_do_not_have(data,
     text = str(result)
     assert f"chosen on {result.n_held_out} held-out training rows, never on test rows" in text
     assert "full: trained for 2 epochs over all training rows" in text
+
+
+def test_rows_are_held_out_of_every_class_without_names_too(data, sets):
+    """Six rows of each class: of each, one is held out."""
+    few = np.concatenate([np.flatnonzero(data.y_train == c)[:6] for c in range(3)])
+    small = dataclasses.replace(data, x_train=data.x_train[few], y_train=data.y_train[few])
+    unnamed = dataclasses.replace(small, class_names=())
+    found, named = (
+        kd.evaluate(sets[0], each, recipe="dc-bench", rates=(0.1, 0.01), **QUICK) for each in (unnamed, small)
+    )
+    assert found.n_held_out == 3
+    assert found.rows == named.rows
+
+
+@pytest.mark.parametrize(
+    ("rates", "found"), [((), "1 training rows of it to"), ((0.1,), "besides the 2 held out")]
+)
+def test_more_points_than_rows_are_refused_before_anything_is_trained(data, sets, trainings, rates, found):
+    kept = np.concatenate([np.flatnonzero(data.y_train == c)[:n] for c, n in enumerate((12, 9, 1))])
+    small = dataclasses.replace(data, x_train=data.x_train[kept], y_train=data.y_train[kept])
+    with pytest.raises(ValueError, match=f"^mine has 2 points of class 2, but there are .*{found}"):
+        kd.evaluate({"mine": sets[3]}, small, recipe="dc-bench", rates=rates, **QUICK)
+    assert not trainings
 
 
 def test_soft_labels_and_the_scores_that_need_hard_ones(data, sets, trainings):
@@ -327,6 +361,11 @@ def test_output_forms(data, sets):
     assert "LRS" not in lines[2]
     assert "1 x 2" in lines[4]
     assert "a, distilled, mlp (depth=1, width=8): 2 of 2 networks diverged: use a lower rate" in lines
+    # A published recipe that was changed is not the published one.
+    changed = kd.evaluate(sets[0], data, recipe="dc-bench", baselines=(), **QUICK).remarks()
+    assert "recipe dc-bench, but epochs=2, batch_size=8" in changed
+    same = dataclasses.replace(result, recipe=training_recipe("frepo").model_dump(mode="json"))
+    assert not any("but" in line for line in (*same.remarks(), *result.remarks()))
 
 
 def test_ridge_shows_every_set_of_a_name(data, sets):
@@ -342,6 +381,7 @@ def test_refusals(data, sets):
     X, values = rng.normal(size=(30, 4)), rng.normal(size=30)
     regression = kd.distill(X, values, task="regression", feature_map="identity", ridge=1.0)
     pair = data.x_test, data.y_test
+    soft = {"recipe": "soft-label", "baselines": (), "full_accuracy": 0.9}
     refused = [
         ((one, data), {"recipe": "dcbench"}, "unknown recipe 'dcbench'; did you mean 'dc-bench'"),
         ((one, data), {"networks": "convnett"}, "unknown network 'convnett'; did you mean 'convnet'"),
@@ -365,6 +405,12 @@ def test_refusals(data, sets):
         ((one, data), {"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
         ((one, data), {"recipe": "ridge", "networks": "mlp", "count": 3}, "leave out networks, count"),
         ((one, data), {"recipe": "ridge", "epochs": 3}, "trains no networks: leave out epochs"),
+        ((one, data), {"recipe": "ridge", "device": "cpu", "workers": 1}, "leave out workers, device"),
+        (
+            ({"a": [one, dataclasses.replace(one, labels=None)]}, data),
+            soft,
+            "under the name 'a' have classes for",
+        ),
         (
             (one, pair),
             {},

@@ -5,13 +5,17 @@ import pytest
 import torch
 
 from kernel_distill.kernels.augmentation import augment_images, draw_augmentation
-from kernel_distill.nn_baselines import experts, training
+from kernel_distill.nn_baselines import experts
 from kernel_distill.nn_baselines.experts import expert_trajectories, train_expert
 from kernel_distill.nn_baselines.network_gradient import flat_parameters, named_parameters
 from kernel_distill.nn_baselines.schedule import row_orders
 from kernel_distill.nn_baselines.training_recipes import TrainingRecipe
+from kernel_distill.solver.learners.rows import TrainingRows
 from kernel_distill.solver.networks import build_network, network_spec
+from kernel_distill.solver.source import ArraySource
 from kernel_distill.solver.store import write_file
+from kernel_distill.solver.targets import Targets
+from kernel_distill.solver.transforms import make_transform
 
 from .image_rows import CLASSES, SHAPE, image_rows
 
@@ -82,7 +86,7 @@ def test_pieces_and_caches_do_not_matter(monkeypatch):
     uncached.chunk = 7
     assert torch.equal(flat_parameters(train_expert(uncached, spec, recipe, seed=3)), wanted)
     for size in (3, 1000):
-        monkeypatch.setattr(training, "PIECE_ROWS", size)
+        monkeypatch.setattr("kernel_distill.nn_baselines.pieces.PIECE_ROWS", size)
         found = flat_parameters(train_expert(image_rows(), spec, recipe, seed=3))
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-11)
 
@@ -134,6 +138,18 @@ def test_networks_and_recipes_that_do_not_fit_are_refused():
         train_expert(rows, spec_of(n_outputs=4), TINY, seed=0)
     with pytest.raises(ValueError, match="probabilities"):
         train_expert(rows, spec_of(), TrainingRecipe(labels="probabilities", epochs=1), seed=0)
+    vectors = TrainingRows(
+        ArraySource(np.zeros((9, 4)), np.arange(9) % 3),
+        make_transform("none", lambda: [], (4,)),
+        Targets("centred", 3, (0, 1, 2)),
+        seed=0,
+    )
+    with pytest.raises(
+        ValueError, match=r"'mine' augments images \(c, h, w\), got rows of shape \(4,\): use aug"
+    ):
+        train_expert(
+            vectors, network_spec("mlp", (4,), 3), TrainingRecipe(name="mine", augment="flip"), seed=0
+        )
     recipe = TrainingRecipe(loss="mse", rate=1e6, epochs=5, schedule="constant")
     with pytest.raises(ValueError, match="diverged"):
         train_expert(rows, spec_of("mlp"), recipe, seed=0)

@@ -73,7 +73,7 @@ def test_the_gradient_of_rows_is_weighted_and_in_pieces(monkeypatch):
     losses = torch.nn.functional.cross_entropy(network(X), classes, reduction="none")
     wanted = torch.autograd.grad(weights @ losses, list(network.parameters()))
     for size in (3, 100):
-        monkeypatch.setattr("kernel_distill.nn_baselines.network_gradient.PIECE_ROWS", size)
+        monkeypatch.setattr("kernel_distill.nn_baselines.pieces.PIECE_ROWS", size)
         found, gradient = loss_gradient(network, dict(network.named_parameters()), X, classes, weights)
         torch.testing.assert_close(found, losses.detach(), rtol=1e-12, atol=1e-14)
         for a, b in zip(gradient.values(), wanted, strict=True):

@@ -184,7 +184,7 @@ def test_pieces_of_a_batch_have_its_gradient(rows, monkeypatch):
     X, Y = points()
     recipe = TrainingRecipe(epochs=2, rate=0.1)
     whole = train_networks(spec(), X, Y, recipe, count=1, seed=0)
-    monkeypatch.setattr(training, "PIECE_ROWS", rows)
+    monkeypatch.setattr("kernel_distill.nn_baselines.pieces.PIECE_ROWS", rows)
     assert difference(whole, train_networks(spec(), X, Y, recipe, count=1, seed=0)) < 1e-12
 
 
@@ -192,7 +192,7 @@ def test_a_batch_is_whole_for_batch_norm(monkeypatch):
     X, Y = points()
     recipe = TrainingRecipe(epochs=2, rate=0.1)
     whole = train_networks(spec("batch"), X, Y, recipe, count=1, seed=0)
-    monkeypatch.setattr(training, "PIECE_ROWS", 3)
+    monkeypatch.setattr("kernel_distill.nn_baselines.pieces.PIECE_ROWS", 3)
     assert difference(whole, train_networks(spec("batch"), X, Y, recipe, count=1, seed=0)) == 0
 
 

@@ -113,7 +113,7 @@ def test_pieces_of_a_batch_do_not_matter(monkeypatch):
     x, batches, start, target = problem(network, size=7)
     x, rate = x.requires_grad_(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     wanted = with_gradients(matching_loss(network, x, rate, batches, start, target), x, rate)
-    monkeypatch.setattr("kernel_distill.nn_baselines.network_gradient.PIECE_ROWS", 2)
+    monkeypatch.setattr("kernel_distill.nn_baselines.pieces.PIECE_ROWS", 2)
     found = with_gradients(matching_loss(network, x, rate, batches, start, target), x, rate)
     for a, b in zip(found, wanted, strict=True):
         assert float((a - b).norm()) <= 1e-12 * float(b.norm())
@@ -317,8 +317,10 @@ def test_misfits_are_refused(trajectories):
         learner_of(trajectories=trajectories, network_params={"width": 5, "depth": 1})
     with pytest.raises(ValueError, match="of other rows"):
         learner_of(image_rows(seed=1), trajectories=trajectories)
-    with pytest.raises(ValueError, match="reach epoch 5, the experts were trained for 4"):
-        learner_of(trajectories=trajectories, max_start_epoch=4)
+    with pytest.raises(ValueError, match="reach epoch 5, the experts are trained for 4"):
+        MTT(**{**OPTIONS, "max_start_epoch": 4})
+    with pytest.raises(ValueError, match="reach epoch 5, the experts are trained for 4"):
+        learner_of(trajectories=trajectories, max_start_epoch=4, expert_epochs=5)
     learner_of(trajectories=trajectories, max_start_epoch=3)
     with pytest.raises(ValueError, match="unknown network"):
         MTT(network="convnot")
