@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..solver._check import check_name
 
@@ -184,4 +184,10 @@ def training_recipe(recipe: str | TrainingRecipe, **changes: Any) -> TrainingRec
         return recipe
     if "epochs" in changes:
         changes = {"steps": (), **changes}
-    return TrainingRecipe(**{**recipe.model_dump(), **changes})
+    for name in changes:
+        check_name(name, TrainingRecipe.model_fields, "field of a training recipe")
+    try:
+        return TrainingRecipe(**{**recipe.model_dump(), **changes})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"recipe {recipe.name!r} with these changes is not valid: {problems}") from None

@@ -115,7 +115,7 @@ def test_a_file_that_is_given_twice_is_no_second_set(file):
         (["--recipe", "dsa", "--rates", "0.1,fast"], "--rates takes numbers, got 'fast'"),
         (["--recipe", "dsa", "--set", "seed=3"], "unknown field of a recipe 'seed'"),
         (["--recipe", "dsa", "--set", "augment"], "--set takes KEY=VALUE"),
-        (["--recipe", "dsa", "--set", "momentum=2"], "momentum Input should be less than 1"),
+        (["--recipe", "dsa", "--set", "momentum=2"], "momentum: Input should be less than 1"),
         (["--epochs", "3"], "recipe 'ridge' trains no networks: leave out epochs"),
         (["--count", "3"], "leave out count"),
     ],
