@@ -19,7 +19,7 @@ from ._ablation_result import Ablation, Run
 from ._ablation_store import RunFolder, shared_settings
 from ._distill import distill
 from ._inputs import fit_transform
-from ._methods import method_options
+from ._methods import LEARNED, method_options
 from .solver._check import check_count, check_name, check_non_negative
 from .solver.coresets import CORESETS
 from .solver.data import Data
@@ -174,7 +174,7 @@ def _arms(
     options = method_options(method)
     if options is None:
         raise ValueError(
-            f"an ablation compares learned methods, got {method!r}: use kip, rfad, frepo or full-kip"
+            f"an ablation compares learned methods, got {method!r}: use one of {', '.join(LEARNED)}"
         )
     for name, values in {"inits": inits, "picks": picks}.items():
         if isinstance(values, str) or (values is not None and not len(values)):

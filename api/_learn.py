@@ -48,17 +48,17 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
     if isinstance(method, FullKIP):
         return _learn_full(job, method)
     job.refuse(*_OF_FULL_MODEL)
-    method = _effective(method, job.loop or Loop())
-    networks = method.method in NETWORK_METHODS
+    options: Any = _effective(method, job.loop or Loop())
+    networks: Any = None
     prepared = job.rows
-    if networks:
-        from ._network_plan import check_images, expert_transform, make_network_plan
+    if options.method in NETWORK_METHODS:
+        from . import _network_plan as networks
 
-        if job.transform == "auto" and (known := expert_transform(method)) is not None:
+        if job.transform == "auto" and (known := networks.expert_transform(options)) is not None:
             prepared["transform"] = known
     source, transform, coding = prepare_rows(job.X, job.y, **prepared)
-    if networks:
-        check_images(method, transform, coding)
+    if networks is not None:
+        networks.check_images(options, transform, coding)
     check_storage(job.storage, transform)
     names, m = job.names(coding), job.points(coding)
     rows = TrainingRows(
@@ -67,14 +67,15 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
     started = time.monotonic()
     # A method that may see a share of the rows starts from these too. One whose loss sees none (a fraction of 0)
     # starts from noise of the mean and spread of all, or from whatever rows `near` asks for.
-    seen = rows.share(method.fraction, job.seed) if getattr(method, "fraction", 0) else rows
-    start = Start(*start_points(job.near, seen, m, job.seed, labels=method.labels))
-    if networks:
-        plan = make_network_plan(job, method, rows, seen, start)
+    fraction = getattr(options, "fraction", 0)
+    seen = rows.share(fraction, job.seed) if fraction else rows
+    start = Start(*start_points(job.near, seen, m, job.seed, labels=options.labels))
+    if networks is not None:
+        plan = networks.make_network_plan(job, options, rows, seen, start)
     else:
-        plan = make_plan(job, method, rows, start, sampler(source, transform, job.seed))
+        plan = make_plan(job, options, rows, start, sampler(source, transform, job.seed))
     init_seconds = time.monotonic() - started
-    result = _run(plan.learner, job, method)
+    result = _run(plan.learner, job, options)
     x, y = result.learned["x"], result.learned["y"]
     if job.storage != "float64":
         y = plan.stored_labels(result.learned, as_stored(x, transform, job.storage)[1])
@@ -86,7 +87,7 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
         coding,
         x,
         y,
-        relative_ridge=method.ridge,
+        relative_ridge=options.ridge,
         labels=classes,
         n_rows=seen.n,
         storage=job.storage,
@@ -97,8 +98,8 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
         selected_step=result.step,
         steps=result.steps,
         class_names=names,
-        provenance=_provenance(job, method, result, init_seconds, seen.data_range),
-        notes=[*_notes(result, method.steps, rows), *plan.notes],
+        provenance=_provenance(job, options, result, init_seconds, seen.data_range),
+        notes=[*_notes(result, options.steps, rows), *plan.notes],
     )
     if job.storage == "float64":
         return ds

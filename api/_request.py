@@ -6,6 +6,8 @@ from typing import Any
 from ._methods import LEARNED, options_class
 from ._recipe import merged, validated
 from ._recipes import load_recipe
+from .solver._check import check_name
+from .solver.distillation import METHODS
 from .solver.loop import Loop
 
 
@@ -15,8 +17,9 @@ def learned_options(method: str, changes: Mapping[str, Any], loop: Mapping[str, 
     Raises
     ------
     ValueError
-        If a closed form is given options of a learned method, or an option does not exist.
+        If there is no such method or option, or a closed form is given options of a learned method.
     """
+    check_name(method, (*METHODS, *LEARNED), "method")
     changes, loop = _sorted(changes, loop)
     if method not in LEARNED:
         if changes:

@@ -26,6 +26,8 @@ from ._cli_support import (
     user_errors,
 )
 
+_LEARNED = "kip, full-kip, rfad or frepo; for networks: dm, dkkt, dkkt+dm, dc, dsa or mtt"
+
 app = typer.Typer(
     help="Distil a training set into a handful of points on which the same model is trained.",
     no_args_is_help=True,
@@ -42,7 +44,7 @@ def distill(
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", show_default=False)],
     method: Annotated[
         str,
-        option("closed-form, theorem, all-ridges or label-solve; learned: kip, full-kip, rfad or frepo."),
+        option(f"closed-form, theorem, all-ridges or label-solve; learned: {_LEARNED}."),
     ] = "closed-form",
     recipe: Annotated[
         str | None,
@@ -280,7 +282,7 @@ def ablate(
         str | None,
         option("A published run by name (see `recipes`), or a .toml file; what else is given replaces."),
     ] = None,
-    method: Annotated[str, option("Without a recipe: kip, full-kip, rfad or frepo.")] = "kip",
+    method: Annotated[str, option(f"Without a recipe: {_LEARNED}.")] = "kip",
     init: Annotated[
         list[str] | None,
         typer.Option(

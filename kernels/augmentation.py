@@ -17,6 +17,7 @@ ones here. What it really draws, found by reading it:
 The operations themselves are in `_augmentation`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ def draw_augmentation(
     """
     wanted = _operations(strategy)
     groups = _numbers(groups)
-    _, h, w = _shape(image_shape)
+    image_shape = _shape(image_shape)
+    _, h, w = image_shape
     table = np.tile(IDENTITY, (len(groups), 1))
     if not wanted or not len(groups):
         return Augmentation(table, wanted, image_shape)
@@ -246,7 +248,7 @@ def _numbers(groups: Any) -> np.ndarray:
 
 
 def _shape(image_shape: Any) -> tuple[int, int, int]:
-    shape = tuple(image_shape)
+    shape = tuple(image_shape) if isinstance(image_shape, Iterable) else (image_shape,)
     if len(shape) != 3 or not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
         raise ValueError(f"augmentation needs images of shape (c, h, w), got {shape}")
     return shape

@@ -121,7 +121,7 @@ def _moved(
     cosine = _setting(p_s, 12, WIDE)
     sine = _setting(p_s, 13, WIDE)
     # Coordinates of the operations go from -1 to 1, those here by pixels.
-    wide = w.to(_kind(WIDE)) / h
+    wide = tl.cast(w, _kind(WIDE)) / h  # a side of 1 is a constant, which has no .to
     scaled = (scale_x != 1) | (scale_y != 1)
     rotated = (cosine != 1) | (sine != 0)
     zero = tl.zeros((), _kind(WIDE))
@@ -195,8 +195,8 @@ def _reach(xx, xy, yx, yy, on):
 @triton.jit
 def _tap(o_y, o_x, i_row, i_column, xx, xy, yx, yy, on, h, w, ADJOINT: tl.constexpr, WIDE: tl.constexpr):
     """The pixel that is read for this one, and its weight."""
-    middle_y = (h - 1).to(_kind(WIDE)) / 2
-    middle_x = (w - 1).to(_kind(WIDE)) / 2
+    middle_y = tl.cast(h - 1, _kind(WIDE)) / 2
+    middle_x = tl.cast(w - 1, _kind(WIDE)) / 2
     b_y = o_y.to(_kind(WIDE)) - middle_y
     b_x = o_x.to(_kind(WIDE)) - middle_x
     if ADJOINT:

@@ -142,9 +142,15 @@ def svm_residuals(
     Raises
     ------
     ValueError
-        If labels are not signs, `C` is not above 0, or values are not finite.
+        If shapes do not fit, labels are not signs, `C` is not above 0, or values are not finite.
     """
     X, signs, w, duals = (value.double() for value in (X, signs, w, duals))
+    if X.ndim != 2 or w.shape != X.shape[1:] or not signs.shape == duals.shape == X.shape[:1]:
+        raise ValueError(
+            "`X` (n, p), `w` (p,), `signs` and `duals` (n,) must fit, got"
+            f" {', '.join(str(tuple(value.shape)) for value in (X, w, signs, duals))}: flatten weights and duals, and"
+            " give 0 for rows that are no support vectors"
+        )
     for name, value in (("X", X), ("w", w), ("duals", duals)):
         check_finite(value, name)
     if not (signs.abs() == 1).all():

@@ -42,11 +42,14 @@ class DKKT(BaseModel):
         gradient there. Neither rate is published.
     optimizer : {"adam", "adamw", "sgd", "adabelief", "lamb"}, default "adam"
     expert : str, optional
-        File of the trained network (`TrainedNetwork`): taken from there, or written there if it is not there yet.
+        File of the trained network (`TrainedNetwork`): taken from there, whatever its epochs, or written there if it
+        is not there yet. Train it with the seed and holdout of the run, or it knows rows that judge. Without a file it
+        is trained anew whenever a run is gone on with.
     expert_epochs : int, default 30
         Epochs of its training on all rows, where it has to be trained.
     fraction : float, default 0
-        0: no data. `DKKTDM` has some.
+        0: the loss looks at no row; what is known of the data besides the network is the transform, the rows held out
+        that judge, and the start, by default noise of the mean and spread of the rows. `DKKTDM` has some.
     dm_weight : "auto" or float, default "auto"
         Weight of the loss of DM, above 0; "auto" balances the gradients (`dkkt`).
     dm : DM
@@ -116,8 +119,9 @@ class DKKTDM(DKKT):
     ----------
     fraction : float, default 0.01
         Share of the rows of each class that DM may use (`TrainingRows.share` by the seed of the run), and that points
-        start from.
+        start from. The trained network and the transform are of all rows unless they come from a file, and the rows
+        held out that judge are on top of the share (none with `holdout` 0).
     """
 
-    method: Literal["dkkt+dm"] = "dkkt+dm"
+    method: Literal["dkkt+dm"] = "dkkt+dm"  # pyright: ignore[reportIncompatibleVariableOverride]
     fraction: float = Field(default=0.01, gt=0, le=1)

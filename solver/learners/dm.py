@@ -73,7 +73,8 @@ class DM(BaseModel):
         How they are drawn.
     fraction : float, default 1
         Share of the rows of each class that may be used (`TrainingRows.share` by the seed of the run), for learning
-        from few. Start from points of that share: the learner does not look at where they come from.
+        from few. Start from points of that share: the learner does not look at where they come from. The transform
+        was fitted on all rows, and the rows held out that judge are on top of the share (none with `holdout` 0).
     augment : str, default "color_crop_cutout_flip_scale_rotate"
         Siamese augmentation (`kernels.augmentation`), one operation of the list for each class and step; "" for none.
     lr : float, default 1
@@ -151,8 +152,7 @@ class DMLearner(ImageLearner):
     Raises
     ------
     ValueError
-        As `ImageLearner`; if a class is numbered outside of the targets; or the network or the feature map cannot be
-        made with the options.
+        As `ImageLearner`; or if the network or the feature map cannot be made with the options.
 
     Notes
     -----
@@ -172,8 +172,6 @@ class DMLearner(ImageLearner):
     ) -> None:
         super().__init__(rows, points, labels, classes, options, seed=seed, judge=judge)
         self._options, self._k = options, rows.targets.n_outputs
-        if not 0 <= int(self.classes.min()) <= int(self.classes.max()) < self._k:
-            raise ValueError(f"`classes` must be numbers from 0 to {self._k - 1}")
         self._spec = network_spec(
             options.network, rows.transform.input_shape, self._k, **options.network_params
         )

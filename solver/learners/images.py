@@ -4,6 +4,7 @@ What such a set is good for shows when networks are trained on it, which this la
 given a judge, a function of points and labels, and the loop chooses by what it says of rows held out.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,8 @@ class ImageLearner(GradientLearner):
     Raises
     ------
     ValueError
-        If rows are no images or have no classes, shapes do not fit, or values are not finite.
+        If rows are no images or have no classes, shapes do not fit, values are not finite, or a class is numbered
+        outside of the targets.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class ImageLearner(GradientLearner):
             raise ValueError(f"`labels` must have shape {(len(points), k)}, got {tuple(labels.shape)}")
         if tuple(classes.shape) != (len(points),):
             raise ValueError(f"`classes` must have shape ({len(points)},), got {tuple(classes.shape)}")
+        if not 0 <= int(classes.min()) <= int(classes.max()) < k:
+            raise ValueError(f"`classes` must be numbers from 0 to {k - 1}")
         check_finite(points, "points")
         check_finite(labels, "labels")
         self._rows, self._seed, self._judge = rows, seed, judge
@@ -87,6 +91,7 @@ class ImageLearner(GradientLearner):
             "method": name,
             "options": options.model_dump(mode="json", exclude={"steps", "evaluate_every"}),
             "start": [len(points), *digits([float(points.norm()), float(labels.norm())])],
+            "classes": hashlib.sha256(classes.cpu().numpy().tobytes()).hexdigest(),
             "seed": seed,
             "data": rows.identity,
         }

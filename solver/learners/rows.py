@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .._check import check_count, check_finite, check_non_negative
+from ..learner import digits
 from ..source import ArraySource, Source, row_keys, to_tensor
 from ..targets import Targets
 from ..transforms import Transform
@@ -207,7 +208,11 @@ class TrainingRows:
             "rows": [self.n, self.n_held_out],
             "dtype": str(self.dtype),
             "targets": self.targets.parameters(),
-            "transform": {"name": self.transform.name, **self.transform.parameters()},
+            "transform": {
+                "name": self.transform.name,
+                **self.transform.parameters(),
+                **{name: _outline(value) for name, value in self.transform.tensors().items()},
+            },
             "digest": self.digest,
             **({"shares": self._shares} if self._shares else {}),
         }
@@ -261,6 +266,12 @@ def _preferred(dtype: torch.dtype, as_bytes: bool, device: torch.device) -> list
     if not as_bytes:
         return [dtype]
     return [dtype, torch.uint8] if device.type == "cpu" else [torch.uint8, dtype]
+
+
+def _outline(values: Tensor) -> list[float]:
+    """Two numbers that tell a tensor from others, also from one of the same values in another order."""
+    flat = values.double().reshape(-1)
+    return digits([float(flat.norm()), float((flat * torch.arange(1, len(flat) + 1).to(flat)).norm())])
 
 
 def _absent(column: Tensor, rows: Tensor) -> list[int]:

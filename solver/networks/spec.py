@@ -158,7 +158,8 @@ def network_spec(name: str, input_shape: Iterable[int], n_outputs: int, **option
     n_outputs : int
     **options
         `width`, `depth`, `norm`, `activation`, `pooling`, where the network has them. The default depth of
-        "convnet" leaves images of 4 x 4 to 7 x 7 pixels: 3 for 28 and 32 pixels, 4 for 64, 5 for 128.
+        "convnet" leaves images whose shorter side has 4 to 7 pixels: 3 for 28 and 32 pixels, 4 for 64, 5 for 128;
+        it is 1 below 16 pixels.
 
     Returns
     -------

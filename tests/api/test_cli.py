@@ -13,7 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import kernel_distill as kd
+from kernel_distill._methods import LEARNED
 from kernel_distill.cli import app
+from kernel_distill.solver.distillation import METHODS
 from kernel_distill.solver.kernel_encoder import KernelEncoder
 from kernel_distill.solver.kernel_functions import make_kernel_function
 from kernel_distill.solver.learned_set import learned_set
@@ -174,6 +176,7 @@ def test_options_of_a_learned_method_reach_distill(tmp_path, monkeypatch):
         (["--method", "kip", "--set", "batchsize=3"], "batchsize: no such option; there are method, kernel,"),
         (["--method", "kip", "--set", "steps"], "--set takes KEY=VALUE"),
         (["--steps", "3"], "--steps: for learned methods"),
+        (["--method", "dkkt-dm", "--steps", "3"], "unknown method 'dkkt-dm'; did you mean 'dkkt+dm'"),
         (["--recipe", "kip-fc1-cifar"], "did you mean 'kip-fc1-cifar10-100'"),
         (["--recipe", "kip-fc1-cifar10-100"], "is for CIFAR-10"),
         (["--recipe", "kip-fc1-cifar10-100", "--method", "kip"], "leave out --method"),
@@ -580,6 +583,13 @@ def test_in_a_process_of_its_own(tmp_path):
         "inspect", "a.safetensors", cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"}
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["distill", "ablate"])
+def test_help_names_every_method(command):
+    words = set(run(command, "--help").stdout.replace(",", " ").replace(".", " ").replace(";", " ").split())
+    assert words >= set(LEARNED)
+    assert command == "ablate" or words >= set(METHODS)
 
 
 def test_usage_errors():

@@ -387,9 +387,7 @@ def test_rows_beyond_the_fraction_are_not_looked_at():
     for pick in (Pick(kind="balanced"), BY_LOSS):
         losses = []
         for each in (rows, rows_of(X=X)):
-            learner = learner_of(rows, fraction=0.4, pick=pick)
-            learner._seen = each.share(0.4, SEED)
-            learner._picker._rows = learner._seen
+            learner = learner_of(each, index=np.flatnonzero(inside)[:7], fraction=0.4, pick=pick)
             losses.append([float(learner.advance(step)["loss"]) for step in range(3)])
         assert losses[0] == losses[1]
     assert learner_of(rows, fraction=1)._seen is rows

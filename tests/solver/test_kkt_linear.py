@@ -238,6 +238,9 @@ def test_the_residual_of_networks_is_that_of_logistic_regression(classes):
 
 def test_what_makes_no_sense_is_refused():
     X, signs, w, b, duals = svm_solution(1.0, 0.0)
+    for values in ((signs[:, None], w, duals), (signs, w[None], duals), (signs, w, duals[:5])):
+        with pytest.raises(ValueError, match=r"must fit, got .*: flatten weights and duals"):
+            svm_residuals(X, *values[:2], b, values[2])
     with pytest.raises(ValueError, match="`signs` must be -1 or 1"):
         svm_residuals(X, (signs + 1) / 2, w, b, duals)
     with pytest.raises(ValueError, match="`C` must be above 0"):
