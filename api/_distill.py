@@ -104,8 +104,8 @@ def distill(
     task : {"auto", "classification", "regression"}, default "auto"
         "auto" is classification for integer and string labels; floating-point `y` must say "regression".
     targets : {"auto", "one-hot", "centred"}, default "auto"
-        Encoding of labels; "centred" subtracts 1/k, as KIP, RFAD and FRePo do. "auto" is "centred" for those and
-        "one-hot" for the others.
+        Encoding of labels; "centred" subtracts 1/k, as KIP, RFAD and FRePo do. "auto" is "one-hot" for closed forms
+        and "full-kip", and "centred" for the other learned methods.
     n_classes : int, optional
         Labels are 0 .. n_classes - 1; needed for streams.
     intercept : bool, default False
@@ -116,7 +116,7 @@ def distill(
         everything about the distilled points are float64 always.
     holdout : float, default 0.05
         Share of the rows that learned methods hold out (at most 5000 rows): they choose among the sets on
-        the way, and nothing else does. 0 chooses by the training loss.
+        the way, and nothing else does. 0 chooses by training rows.
     loop : Loop, optional
         Steps, budget of time, patience, checkpoint, log and callbacks of a learned method.
     seed : int, default 0

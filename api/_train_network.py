@@ -92,6 +92,8 @@ def train_network(
     )
     rows = TrainingRows(source, fitted, coding, seed=seed, holdout=holdout, device=resolve_device(device))
     chosen = training_recipe(recipe) if epochs is None else training_recipe(recipe, epochs=epochs)
+    if chosen.labels != "hard":
+        chosen = training_recipe(chosen, labels="hard")
     own = chosen.network_params if network == "convnet" else {}
     spec = network_spec(network, fitted.input_shape, coding.n_outputs, **{**own, **(network_params or {})})
     return fit_network(

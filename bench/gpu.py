@@ -133,7 +133,8 @@ class Visit:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.xml"
             # A dry run has no test of a GPU to run, and takes another that is quick.
-            what = ["tests/kernels/test_random.py"] if self.dry else ["-m", "gpu", "tests/kernels", "tests/nn_baselines"]
+            on_gpu = ["-m", "gpu", "tests/kernels", "tests/nn_baselines"]
+            what = ["tests/kernels/test_random.py"] if self.dry else on_gpu
             command = [sys.executable, "-m", "pytest", "-q", *what, "-p", "no:cacheprovider"]
             # Plugins and warnings of the project's own configuration are not to be relied on here.
             command += ["-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=default"]

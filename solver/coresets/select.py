@@ -168,7 +168,9 @@ def _budgets(
         ]
     for _, label, index, m in everything:
         if m > len(index):
-            raise ValueError(f"{label}{m} rows are asked for, but there are {len(index)}")
+            raise ValueError(
+                f"{label}{m} rows are asked for, but there are {len(index)}: ask for fewer, or give more rows"
+            )
     asked = [one for one in everything if one[-1]]
     if not asked:
         raise ValueError("no rows are asked for: all `counts` are zero")

@@ -261,3 +261,14 @@ def test_support_vectors_are_rows_of_their_class(few):
         assert torch.equal(duals[group], duals[of_class].topk(2).values)
     with pytest.raises(ValueError, match="labels"):
         kd.support_vectors(net, X)
+
+
+def test_rows_have_hard_labels_whatever_the_recipe_says_of_sets(few):
+    params = {"width": 4, "depth": 1}
+    soft, hard = (
+        kd.train_network(
+            *few, network_params=params, recipe=kd.TrainingRecipe(labels=labels, epochs=2), progress=False
+        )
+        for labels in ("scores", "hard")
+    )
+    np.testing.assert_array_equal(soft.decision_function(few[0]), hard.decision_function(few[0]))
