@@ -109,6 +109,8 @@ class DKKT(BaseModel):
     def _data_have_a_name(self) -> Self:
         if self.method == "dkkt" and self.fraction:
             raise ValueError(f"DKKT looks at no rows, got fraction={self.fraction}: use DKKTDM(fraction=...)")
+        if self.method == "dkkt" and (self.dm != DM() or self.dm_weight != "auto"):
+            raise ValueError("DKKT has no part of DM: leave out dm and dm_weight, or use DKKTDM")
         return self
 
 

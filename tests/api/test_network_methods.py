@@ -202,6 +202,8 @@ def test_a_device_that_holds_no_values_is_refused(few):
     ("make", "message"),
     [
         (lambda: kd.DKKT(fraction=0.1), "DKKTDM"),
+        (lambda: kd.DKKT(dm=kd.DM(lr=2.0)), "no part of DM"),
+        (lambda: kd.DKKT(dm_weight=0.5), "no part of DM"),
         (lambda: kd.DKKTDM(fraction=0.0), "greater than 0"),
         (lambda: kd.DM(judge_networks=0), "judge_networks"),
         (lambda: kd.DM(network="convnett"), "network"),

@@ -57,12 +57,13 @@ def learner_of(rows=None, network=None, seed=1, start=None, **options):
     network = network_of(dtype=rows.dtype) if network is None else network
     x = normal(0, "start", (M, *SHAPE)) if start is None else start
     labels = torch.eye(K, dtype=torch.float64)[CLASSES] - 1 / K
+    made = DKKTDM(**{"dm": SMALL, **options}) if options.get("fraction") else DKKT(**options)
     return DKKTLearner(
         rows,
         x,
         labels,
         CLASSES,
-        (DKKTDM if options.get("fraction") else DKKT)(**{"dm": SMALL, **options}),
+        made,
         network=network,
         seed=seed,
         judge=judge,
@@ -337,11 +338,13 @@ def test_a_prolonged_run_is_a_long_run(tmp_path, options):
         {"start": torch.ones(M, *SHAPE)},
         {"eta": 1.0},
         {"fraction": 0.5},
-        {"dm": DM()},
+        {"fraction": 0.5, "dm": DM()},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda change: "-".join(change),
 )
 def test_runs_are_told_apart(change):
+    if "dm" in change:
+        assert learner_of(**change).identity != learner_of(fraction=0.5).identity
     assert learner_of().identity == learner_of(steps=7).identity
     assert learner_of(**change).identity != learner_of().identity
     json.dumps(learner_of(**change).identity)
