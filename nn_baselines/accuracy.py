@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..solver._workers import single_core_workers
 from ..solver.networks import Network, NetworkStack, apply_stack
-from ._workers import single_core_workers
 
 # Rows whose activations stay in the cache of one core, and rows of one call on other devices.
 _PIECE_ROWS = 32

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from ..kernels.augmentation import augment_images, draw_augmentation
 from ..solver._check import check_count, check_finite, check_name
+from ..solver._workers import single_core_workers
 from ..solver.conv_networks import repeatable
 from ..solver.networks import Network, NetworkSpec, NetworkStack, apply_stack, draw_networks
 from ._captured import CapturedStep
-from ._workers import single_core_workers
 from .losses import row_losses, target_rows
 from .pieces import gradient_in_pieces
 from .schedule import Schedule, make_schedule, row_orders

@@ -33,6 +33,7 @@ from torch import Tensor
 from ...kernels import random_bits
 from ...kernels.augmentation import augment_images, draw_augmentation
 from .._check import check_name
+from .._workers import single_core_workers
 from ..conv_networks import repeatable
 from ..feature_maps import feature_map_names, make_feature_map
 from ..learner import Figures, State
@@ -256,11 +257,20 @@ class DMLearner(ImageLearner):
 
     @torch.no_grad()
     def _embedded(self, features: Features, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features and classes of rows, some at a time."""
-        assert self._seen.classes is not None
-        for rows in index.split(self._chunk):
+        """Features and classes of rows, some at a time; on a CPU, each piece by one core."""
+
+        @torch.no_grad()
+        def embedded(rows: Tensor) -> tuple[Tensor, Tensor]:
+            assert self._seen.classes is not None
             classes = self._seen.classes[rows]
-            yield features(self._seen.inputs(rows), classes), classes.to(self.classes.device)
+            return features(self._seen.inputs(rows), classes), classes.to(self.classes.device)
+
+        pieces = index.split(self._chunk)
+        if self.classes.device.type == "cpu":
+            with single_core_workers(None) as pool:
+                yield from pool.map(embedded, pieces)
+        else:
+            yield from map(embedded, pieces)
 
     @torch.no_grad()
     def _point_sums(self, features: Features) -> Tensor:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from ..solver._check import check_count
+from ._check import check_count
 
 
 @contextlib.contextmanager
