@@ -4,7 +4,7 @@ import importlib
 
 from .case import CASES
 
-_FAMILIES = ("dispatch", "pairs", "mmd", "maps", "networks", "scores", "picks", "samples")
+_FAMILIES = ("dispatch", "pairs", "mmd", "maps", "augmentation", "networks", "scores", "picks", "samples")
 
 for _family in _FAMILIES:
     importlib.import_module(f".{_family}", __package__)
