@@ -24,7 +24,7 @@ from .solver.learners.dkkt_options import DKKT
 from .solver.learners.dm import DM, DMLearner
 from .solver.learners.images import Judge
 from .solver.learners.rows import TrainingRows
-from .solver.networks import Network, NetworkSpec, network_spec
+from .solver.networks import Network, NetworkSpec
 from .solver.targets import Targets
 from .solver.transforms import Transform
 
@@ -52,7 +52,7 @@ def make_network_plan(
     """
     transform, seed = rows.transform, job.seed
     shape = transform.input_shape
-    spec = network_spec(method.network, shape, rows.targets.n_outputs, **method.network_params)
+    spec = method.spec(rows)
     recipe = training_recipe("dsa", epochs=method.judge_epochs, augment=method.augment)
     judge = NetworkJudge(seen, spec, recipe, count=method.judge_networks, seed=seed)
     features = RandomConv(shape, depth=min(3, min(shape[1:]).bit_length() - 1), seed=seed)

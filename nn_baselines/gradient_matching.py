@@ -26,17 +26,16 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from ..kernels.augmentation import augment_images, draw_augmentation
-from ..solver._check import check_name
 from ..solver.conv_networks import repeatable
 from ..solver.learner import Figures, State
-from ..solver.learners.images import ImageLearner, Judge
+from ..solver.learners.images import ImageLearner, Judge, NetworkMethod
 from ..solver.learners.pick import Pick, Picker
 from ..solver.learners.rows import TrainingRows
-from ..solver.networks import NETWORKS, Network, NetworkSpec, build_network, network_spec
+from ..solver.networks import Network, build_network
 from ..solver.optimizers import make_optimizer
 from .network_gradient import class_losses, gradient_distance, loss_gradient, point_gradient
 from .schedule import row_orders
@@ -44,13 +43,9 @@ from .schedule import row_orders
 Parameters = dict[str, Tensor]
 
 
-class _Options(BaseModel):
+class _Options(NetworkMethod):
     """Options of both methods (documented in `DSA`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    network: str = "convnet"
-    network_params: dict[str, Any] = Field(default_factory=dict)
     outer_loops: int | None = Field(default=None, ge=1)
     inner_loops: int | None = Field(default=None, ge=0)
     batch_real: int = Field(default=256, ge=1)
@@ -59,23 +54,8 @@ class _Options(BaseModel):
     momentum: float = Field(default=0.5, ge=0, lt=1)
     network_lr: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     train_batch_size: int = Field(default=256, ge=1)
-    labels: Literal["fixed"] = "fixed"
-    ridge: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    judge_networks: int = Field(default=2, ge=1)
-    judge_epochs: int = Field(default=100, ge=1)
     steps: int = Field(default=1000, ge=0)
     evaluate_every: int = Field(default=100, ge=1)
-
-    @field_validator("network")
-    @classmethod
-    def _known_network(cls, name: str) -> str:
-        return check_name(name, NETWORKS, "network")
-
-    def spec(self, rows: TrainingRows) -> NetworkSpec:
-        """The networks for such rows."""
-        return network_spec(
-            self.network, rows.transform.input_shape, rows.targets.n_outputs, **self.network_params
-        )
 
     def loops_of(self, points_per_class: int) -> tuple[int, int]:
         """Outer and inner loops for so many points a class."""

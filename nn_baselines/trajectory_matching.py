@@ -16,20 +16,19 @@ The derivative is exact, in the memory of one step of the student (`student`).
 a projection: at 0 the student would not move, and below it would climb.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..kernels import uniform
 from ..kernels.augmentation import draw_augmentation
-from ..solver._check import check_name
 from ..solver.conv_networks import repeatable
 from ..solver.learner import Figures
-from ..solver.learners.images import ImageLearner, Judge
+from ..solver.learners.images import ImageLearner, Judge, NetworkMethod
 from ..solver.learners.rows import TrainingRows
-from ..solver.networks import NETWORKS, NetworkSpec, build_network, network_spec
+from ..solver.networks import build_network
 from ..solver.optimizers import make_optimizer
 from .experts import Trajectories, expert_trajectories
 from .student import StudentBatch, matching_loss
@@ -38,7 +37,7 @@ from .training_recipes import TrainingRecipe
 LEAST_RATE = 1e-6
 
 
-class MTT(BaseModel):
+class MTT(NetworkMethod):
     """Options of MTT; the defaults are those of the published code.
 
     Published for CIFAR-10 (`student_steps`, `expert_steps`, `max_start_epoch`, `lr`, `rate_lr`, `rate`), in the form
@@ -88,11 +87,7 @@ class MTT(BaseModel):
         Where the loop does not say.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     method: Literal["mtt"] = "mtt"
-    network: str = "convnet"
-    network_params: dict[str, Any] = Field(default_factory=dict)
     experts: int = Field(default=100, ge=1)
     expert_epochs: int = Field(default=50, ge=1)
     expert_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
@@ -108,17 +103,8 @@ class MTT(BaseModel):
     rate_lr: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
     momentum: float = Field(default=0.5, ge=0, lt=1)
     augment: str = "color_crop_cutout_flip_scale_rotate"
-    labels: Literal["fixed"] = "fixed"
-    ridge: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    judge_networks: int = Field(default=2, ge=1)
-    judge_epochs: int = Field(default=100, ge=1)
     steps: int = Field(default=5000, ge=0)
     evaluate_every: int = Field(default=100, ge=1)
-
-    @field_validator("network")
-    @classmethod
-    def _known_network(cls, name: str) -> str:
-        return check_name(name, NETWORKS, "network")
 
     @model_validator(mode="after")
     def _reaches(self) -> "MTT":
@@ -134,12 +120,6 @@ class MTT(BaseModel):
                 f"max_start_epoch={self.max_start_epoch} and expert_steps={self.expert_steps} reach epoch {last}, the"
                 f" experts are trained for {epochs}: lower one or raise `expert_epochs`"
             )
-
-    def spec(self, rows: TrainingRows) -> NetworkSpec:
-        """Experts and students for such rows."""
-        return network_spec(
-            self.network, rows.transform.input_shape, rows.targets.n_outputs, **self.network_params
-        )
 
     def trajectories(self, rows: TrainingRows, *, seed: int, progress: bool | None = None) -> Trajectories:
         """The experts, trained or taken from their folder (`expert_trajectories`)."""

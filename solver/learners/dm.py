@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from ...kernels import random_bits
@@ -37,11 +37,11 @@ from .._workers import single_core_workers
 from ..conv_networks import repeatable
 from ..feature_maps import feature_map_names, make_feature_map
 from ..learner import Figures, State
-from ..networks import NETWORKS, build_network, network_spec
+from ..networks import build_network
 from ..optimizers import make_optimizer
 from .class_means import class_sums, distances_from_means, mean_gaps
 from .class_pieces import Piece, class_pieces, kept_bytes, sum_over_pieces
-from .images import ImageLearner, Judge
+from .images import ImageLearner, Judge, NetworkMethod
 from .pick import Pick, Picker
 from .rows import TrainingRows
 
@@ -53,7 +53,7 @@ _ROW_BUDGET = {"cpu": 2**25, "cuda": 2**32}
 _POINT_BUDGET = {"cpu": 2**28, "cuda": 2**33}
 
 
-class DM(BaseModel):
+class DM(NetworkMethod):
     """Options of DM; the defaults are those of the published code.
 
     Attributes
@@ -94,11 +94,7 @@ class DM(BaseModel):
         Where the loop does not say.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     method: Literal["dm"] = "dm"
-    network: str = "convnet"
-    network_params: dict[str, Any] = Field(default_factory=dict)
     embedding: str = "network"
     embedding_params: dict[str, Any] = Field(default_factory=dict)
     batch_real: int = Field(default=256, ge=1)
@@ -108,17 +104,8 @@ class DM(BaseModel):
     lr: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     momentum: float = Field(default=0.5, ge=0, lt=1)
     memory_budget: int | None = Field(default=None, ge=1)
-    labels: Literal["fixed"] = "fixed"
-    ridge: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    judge_networks: int = Field(default=2, ge=1)
-    judge_epochs: int = Field(default=100, ge=1)
     steps: int = Field(default=20_000, ge=0)
     evaluate_every: int = Field(default=1000, ge=1)
-
-    @field_validator("network")
-    @classmethod
-    def _known_network(cls, name: str) -> str:
-        return check_name(name, NETWORKS, "network")
 
     @field_validator("embedding")
     @classmethod
@@ -173,9 +160,7 @@ class DMLearner(ImageLearner):
     ) -> None:
         super().__init__(rows, points, labels, classes, options, seed=seed, judge=judge)
         self._options, self._k = options, rows.targets.n_outputs
-        self._spec = network_spec(
-            options.network, rows.transform.input_shape, self._k, **options.network_params
-        )
+        self._spec = options.spec(rows)
         self._seen = rows.share(options.fraction, seed)
         assert self._seen.classes is not None
         sizes = self._seen.classes.bincount().clamp(max=options.batch_real)

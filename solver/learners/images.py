@@ -6,20 +6,57 @@ given a judge, a function of points and labels, and the loop chooses by what it 
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from .._check import check_finite
+from .._check import check_finite, check_name
 from ..learner import digits
+from ..networks import NETWORKS, NetworkSpec, network_spec
 from .gradient import GradientLearner
 from .rows import TrainingRows
 
 # Transformed points (m, *input_shape) and target rows (m, k) to held-out figures, "loss" (smaller is better) and
 # "score"; a function of its arguments alone.
 Judge = Callable[[Tensor, Tensor], dict[str, float]]
+
+
+class NetworkMethod(BaseModel):
+    """Options that all methods have whose sets networks are to be trained on; each documents them.
+
+    Attributes
+    ----------
+    network : str, default "convnet"
+        By name (`networks`).
+    network_params : dict
+        Further arguments of the network.
+    labels : {"fixed"}
+    ridge : float, default 1e-3
+        Of the ridge model that is stored with the set.
+    judge_networks, judge_epochs : int, default 2 and 100
+        Networks trained on the set at each evaluation, and how long.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: str = "convnet"
+    network_params: dict[str, Any] = Field(default_factory=dict)
+    labels: Literal["fixed"] = "fixed"
+    ridge: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    judge_networks: int = Field(default=2, ge=1)
+    judge_epochs: int = Field(default=100, ge=1)
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, name: str) -> str:
+        return check_name(name, NETWORKS, "network")
+
+    def spec(self, rows: TrainingRows) -> NetworkSpec:
+        """The network for such rows."""
+        shape, k = rows.transform.input_shape, rows.targets.n_outputs
+        return network_spec(self.network, shape, k, **self.network_params)
 
 
 class ImageLearner(GradientLearner):
