@@ -6,6 +6,7 @@ import torch
 
 from ._inputs import unpack
 from .nn_baselines.trained_network import TrainedNetwork
+from .solver._check import check_finite
 from .solver.kkt import SupportVectors, deep_support_vectors, trained_model
 from .solver.model import as_rows
 from .solver.source import as_array, to_tensor
@@ -74,7 +75,9 @@ def support_vectors(
         raise ValueError("support vectors are chosen class by class: give labels `y`")
     X = as_rows(as_array(X, "X"), network.encoder.transform.input_shape)
     classes = network.targets.indices(y)
-    rows = network.encoder.transform.forward(to_tensor(X), torch.float32)
+    raw = to_tensor(X)
+    check_finite(raw, "X")
+    rows = network.encoder.transform.forward(raw, torch.float32)
     model = trained_model(network.network, dtype=torch.float32)
     return deep_support_vectors(
         model,

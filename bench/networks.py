@@ -71,6 +71,7 @@ def evaluator(arguments):
         x, y = x_train[chosen], y_train[chosen]
         rows = torch.nn.functional.one_hot(y, 10).float()
 
+        # Both are called before the loop over points goes on (B023).
         def ours(count, turn, _=None):
             options = {"count": count, "seed": arguments.seed, "stream": f"bench.{turn}"}
             stack = train_networks(spec, x, rows, recipe, **options)  # noqa: B023

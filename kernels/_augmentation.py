@@ -64,7 +64,7 @@ class Augmentation:
     table: np.ndarray
     operations: tuple[str, ...]
     image_shape: tuple[int, int, int]
-    values: Tensor = None  # type: ignore[assignment]
+    values: Tensor = None  # type: ignore[assignment]  # never None after __post_init__
 
     def __post_init__(self) -> None:
         if self.table.dtype != np.float64 or self.table.ndim != 2 or self.table.shape[1] != len(NAMES):

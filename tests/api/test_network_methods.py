@@ -263,6 +263,10 @@ def test_support_vectors_are_rows_of_their_class(few):
         assert torch.equal(duals[group], duals[of_class].topk(2).values)
     with pytest.raises(ValueError, match="labels"):
         kd.support_vectors(net, X)
+    broken = X.copy()
+    broken[3, 0, 1, 1] = np.nan
+    with pytest.raises(ValueError, match="`X` holds NaN in row 3"):
+        kd.support_vectors(net, broken, names)
 
 
 def test_rows_have_hard_labels_whatever_the_recipe_says_of_sets(few):
