@@ -17,10 +17,11 @@ from .kernel_functions import FeatureKernel
 from .kernel_model import KernelModel
 from .model import RidgeModel
 from .set_factor import SetFactor, storage_tolerance
-from .store import read_file, write_file
+from .store import file_kind, read_file, write_file
 from .targets import Targets
 
-_FILE_KIND = "distilled-set"
+FILE_KIND = "distilled-set"
+DISTRIBUTIONAL_KIND = "distributional-set"
 Space = Literal["input", "transformed", "features"]
 
 
@@ -155,6 +156,9 @@ class DistilledSet:
         ValueError
             If the set has a kernel, and its matrix is singular with the ridge of the set.
         """
+        return self._train()
+
+    def _train(self) -> RidgeModel | KernelModel:
         if isinstance(self.encoder, KernelEncoder):
             return KernelModel.train(
                 self.encoder, self.targets, self.transformed(), self.y, self.distilled_ridge
@@ -191,6 +195,13 @@ class DistilledSet:
         FileExistsError
             If `path` exists and `force` is not set.
         """
+        tensors = {"x": self.x, "y": self.y, **self.encoder.tensors()}
+        if self.labels is not None:
+            tensors["labels"] = self.labels
+        write_file(path, FILE_KIND, self._header(), tensors, force=force)
+
+    def _header(self) -> dict[str, Any]:
+        """What a file says of the set besides its arrays."""
         header = _Header(
             space=self.space,
             distilled_ridge=self.distilled_ridge,
@@ -201,10 +212,7 @@ class DistilledSet:
             class_names=self.class_names,
             provenance=self.provenance,
         )
-        tensors = {"x": self.x, "y": self.y, **self.encoder.tensors()}
-        if self.labels is not None:
-            tensors["labels"] = self.labels
-        write_file(path, _FILE_KIND, header.model_dump(mode="json"), tensors, force=force)
+        return header.model_dump(mode="json")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, module: torch.nn.Module | None = None) -> "DistilledSet":
@@ -221,25 +229,39 @@ class DistilledSet:
         FileNotFoundError, ValueError
             If there is no such file, or it is truncated, of another kind or version, or inconsistent.
         """
-        document, tensors = read_file(path, _FILE_KIND)
-        try:
-            header = _Header.model_validate(document)
-            x, y = tensors.pop("x"), tensors.pop("y")
-        except (ValidationError, KeyError) as error:
-            raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error}") from None
-        labels = tensors.pop("labels", None)
-        try:
-            encoder = restore_encoder(header.encoder, tensors, module)
-            targets = Targets.restore(header.targets)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error!r}") from None
-        expected = encoder.transform.input_shape
-        if header.space == "features" and isinstance(encoder, Encoder):
-            expected = (encoder.feature_map.n_features,)
-        if tuple(x.shape[1:]) != expected or tuple(y.shape) != (len(x), targets.n_outputs):
-            raise ValueError(
-                f"{os.fspath(path)} is inconsistent: points {tuple(x.shape)} and labels {tuple(y.shape)}, expected"
-                f" rows of {expected} and {targets.n_outputs} outputs"
-            )
-        fields = {name: getattr(header, name) for name in _Header.model_fields}
-        return cls(**{**fields, "x": x, "y": y, "labels": labels, "encoder": encoder, "targets": targets})
+        if file_kind(path) == DISTRIBUTIONAL_KIND:
+            from .distributional_set import DistributionalSet
+
+            return DistributionalSet.load(path, module=module)
+        document, tensors = read_file(path, FILE_KIND)
+        return cls(**restored_fields(path, document, tensors, module))
+
+
+def restored_fields(
+    path: str | os.PathLike[str],
+    document: dict[str, Any],
+    tensors: dict[str, Tensor],
+    module: torch.nn.Module | None = None,
+) -> dict[str, Any]:
+    """Fields of a set by its file: header, and arrays with the points under "x"."""
+    try:
+        header = _Header.model_validate(document)
+        x, y = tensors.pop("x"), tensors.pop("y")
+    except (ValidationError, KeyError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error}") from None
+    labels = tensors.pop("labels", None)
+    try:
+        encoder = restore_encoder(header.encoder, tensors, module)
+        targets = Targets.restore(header.targets)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a consistent distilled set: {error!r}") from None
+    expected = encoder.transform.input_shape
+    if header.space == "features" and isinstance(encoder, Encoder):
+        expected = (encoder.feature_map.n_features,)
+    if tuple(x.shape[1:]) != expected or tuple(y.shape) != (len(x), targets.n_outputs):
+        raise ValueError(
+            f"{os.fspath(path)} is inconsistent: points {tuple(x.shape)} and labels {tuple(y.shape)}, expected"
+            f" rows of {expected} and {targets.n_outputs} outputs"
+        )
+    fields = {name: getattr(header, name) for name in _Header.model_fields}
+    return {**fields, "x": x, "y": y, "labels": labels, "encoder": encoder, "targets": targets}

@@ -78,6 +78,17 @@ def write_bytes(path: str | os.PathLike[str], payload: bytes, *, force: bool = F
         raise
 
 
+def file_kind(path: str | os.PathLike[str]) -> str | None:
+    """Kind of a file, or None for one that `read_file` would refuse whatever kind is asked for."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})[_KEY])["kind"]
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError):
+        return None
+
+
 def read_file(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a file of `kind`: header without its format fields, and tensors.
 
