@@ -10,7 +10,8 @@ from .solver._check import check_count, check_name
 from .solver.data import Data
 from .solver.encoder import PRECISIONS, Encoder
 from .solver.feature_maps import feature_map_names, make_feature_map
-from .solver.source import ArraySource, Source, as_source, batch_rows
+from .solver.shard_source import ShardSource
+from .solver.source import Source, as_source, batch_rows
 from .solver.targets import Targets
 from .solver.transforms import TRANSFORMS, Transform, make_transform
 
@@ -96,6 +97,8 @@ def fit_transform(source: Source, transform: Any) -> Transform:
         return transform
     is_image = len(source.input_shape) == 3
     name = ("standardize" if is_image else "none") if transform == "auto" else transform
+    if name == "standardize" and isinstance(source, ShardSource):
+        return source.standardize()
 
     def pieces():
         for batch in source.batches(batch_rows(0, math.prod(source.input_shape))):
@@ -107,9 +110,9 @@ def fit_transform(source: Source, transform: Any) -> Transform:
 def _coding(source: Source, task: str, targets: str, n_classes: int | None) -> Targets:
     if task == "regression":
         return Targets.from_values(Targets.from_values(1).encode(source.first_y).shape[1])
-    if not isinstance(source, ArraySource) and n_classes is None:
+    if source.n_rows is None and n_classes is None:
         raise ValueError("a stream cannot be searched for its classes beforehand: give n_classes")
-    return Targets.from_labels(source.first_y, targets, n_classes)
+    return Targets.from_labels(source.first_y if n_classes is None else None, targets, n_classes)
 
 
 def default_points(coding: Targets, per_class: int, n_points: int | None, intercept: bool) -> int:

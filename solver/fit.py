@@ -198,7 +198,7 @@ def full_model_from_statistics(
         candidates=Reservoir(0, "near", 0),
         data_range=(-math.inf, math.inf),
         n_rows=statistics.count,
-        notes=path.notes,
+        notes=(*path.notes, *(f"left out of the data: {shard}" for shard in statistics.left_out)),
     )
 
 

@@ -5,6 +5,7 @@ not depend on how the data were cut; each carries the index of its first row, wh
 (held-out rows, samples), so they do not depend on it either.
 """
 
+import abc
 import dataclasses
 import math
 import mmap
@@ -67,16 +68,16 @@ class ArraySource:
         self.input_shape = tuple(int(size) for size in self.X.shape[1:])
         self.dtype = to_tensor(self.X[:1]).dtype
 
-    def batches(self, rows: int) -> Iterator[Batch]:
-        """Batches of `rows` rows in order; may be called again."""
-        n = len(self.X)
-        for start in range(0, n, rows):
-            stop = min(start + rows, n)
-            piece = self.X[start:stop]
+    def batches(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Batches of `rows` rows in order, of all rows or from `start` to `stop`; may be called again."""
+        end = len(self.X) if stop is None else stop
+        for first in range(start, end, rows):
+            last = min(first + rows, end)
+            piece = self.X[first:last]
             X = to_tensor(piece)
-            check_finite(X, "X", start)
-            weight = None if self.weight is None else self.weight[start:stop]
-            yield Batch(start, X, self.y[start:stop], weight)
+            check_finite(X, "X", first)
+            weight = None if self.weight is None else self.weight[first:last]
+            yield Batch(first, X, self.y[first:last], weight)
             del X
             _forget_pages(piece)
 
@@ -91,10 +92,16 @@ class StreamSource:
     """Rows of an iterable of ``(X, y)`` or ``(X, y, weight)`` pieces, such as a DataLoader or a generator.
 
     A generator can be read once; what needs more passes (fitting a transform, leave-one-out) says so.
+
+    Parameters
+    ----------
+    pieces : iterable
+    first_row : int, default 0
+        Number of the first row, where the stream is a part of something.
     """
 
-    def __init__(self, pieces: Iterable[Any]) -> None:
-        self._pieces = pieces
+    def __init__(self, pieces: Iterable[Any], first_row: int = 0) -> None:
+        self._pieces, self._first_row = pieces, first_row
         self._once = iter(pieces) is pieces
         self._iterator: Iterator[Any] | None = iter(pieces)
         try:
@@ -109,7 +116,7 @@ class StreamSource:
     def batches(self, rows: int) -> Iterator[Batch]:
         """Batches of `rows` rows in order, whatever the sizes of the pieces."""
         held: list[tuple[Tensor, Any, Tensor | None]] = []
-        start = waiting = 0
+        start, waiting = self._first_row, 0
         for piece in self._read():
             check_finite(piece[0], "X", start + waiting)
             held.append(piece)
@@ -160,11 +167,42 @@ class StreamSource:
         return X, y, check_weights(item[2], len(X)) if len(item) == 3 else None
 
 
-Source = ArraySource | StreamSource
+class PreparedSource(abc.ABC):
+    """Rows that are a source already. `as_source` takes it as it is.
+
+    Attributes
+    ----------
+    n_rows : int or None
+    input_shape : tuple of int
+    dtype : torch.dtype
+        Of the raw rows.
+    first_y : array
+        Labels of which every class is one, or some rows of values.
+    """
+
+    n_rows: int | None
+    input_shape: tuple[int, ...]
+    dtype: torch.dtype
+    first_y: Any
+
+    @abc.abstractmethod
+    def batches(self, rows: int) -> Iterator[Batch]:
+        """Batches of at most `rows` rows in order; may be called again."""
+
+    @abc.abstractmethod
+    def sample(self, seed: int, use: str, size: int) -> Tensor:
+        """The sample that the same rows would give in an array."""
+
+
+Source = ArraySource | StreamSource | PreparedSource
 
 
 def as_source(X: Any, y: Any = None, weight: Any = None) -> Source:
     """Wrap arrays (with `y`) or a stream of pieces (without)."""
+    if isinstance(X, PreparedSource):
+        if y is not None or weight is not None:
+            raise ValueError("these rows have their own targets and weights: give no others")
+        return X
     if y is not None:
         return ArraySource(X, y, weight)
     if weight is not None:

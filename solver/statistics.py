@@ -12,8 +12,10 @@ statistics of two shards add up to those of their union, and those of a shard ca
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +54,8 @@ class Statistics:
         Sum of the sample weights; the number of rows without weights.
     count : int
         Number of rows of positive weight.
+    left_out : tuple of str
+        Shards that were left out by choice, each with the reason.
     """
 
     n_features: int
@@ -60,6 +64,7 @@ class Statistics:
     targets: Targets | None = None
     weight: float = 0.0
     count: int = 0
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         p, k = self.n_features, self.n_outputs
@@ -85,7 +90,23 @@ class Statistics:
             self._gram = torch.zeros(self.n_features, self.n_features, dtype=torch.float64)
         return self._gram
 
-    def add(self, F: Tensor, Y: Tensor, weight: Tensor | None = None) -> Self:
+    def __getstate__(self) -> dict[str, Any]:
+        """Sums as NumPy arrays, which travel between processes without copies, and no working memory."""
+        state = self.__dict__ | {"_buffer": None}
+        return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Arrays that came through shared memory cannot be written; rows may be added to these.
+        self.__dict__ |= {
+            name: torch.from_numpy(value if value.flags.writeable else value.copy())
+            if isinstance(value, np.ndarray)
+            else value
+            for name, value in state.items()
+        }
+
+    def add(
+        self, F: Tensor, Y: Tensor, weight: Tensor | None = None, *, first_row: int | None = None
+    ) -> Self:
         """Add rows in place.
 
         Parameters
@@ -95,6 +116,8 @@ class Statistics:
         Y : Tensor, shape (b, k)
         weight : Tensor, shape (b,), optional
             Non-negative sample weights; default all ones.
+        first_row : int, optional
+            What errors call the first row; by default the number of rows so far.
 
         Raises
         ------
@@ -112,8 +135,9 @@ class Statistics:
             )
         if weight is not None:
             weight = check_weights(weight, len(F), some=False)
-        check_finite(F, "features", self.count)
-        check_finite(Y, "y", self.count)
+        first = self.count if first_row is None else first_row
+        check_finite(F, "features", first)
+        check_finite(Y, "y", first)
         F, Y = self._doubled(F), Y.double()
         WY = Y if weight is None else Y * weight[:, None]
         self.feature_sum += F.sum(dim=0) if weight is None else weight @ F
@@ -133,6 +157,11 @@ class Statistics:
             self._buffer = torch.empty(F.shape, dtype=torch.float64)
         return self._buffer[: len(F)].copy_(F)
 
+    def without_buffer(self) -> Self:
+        """Itself, after letting go of the working memory of `add`: for sums that wait while others are made."""
+        self._buffer = None
+        return self
+
     def __add__(self, other: "Statistics") -> "Statistics":
         """Statistics of the union of two disjoint shards."""
         return self._combine(other, 1)
@@ -143,7 +172,13 @@ class Statistics:
             raise ValueError(f"cannot take {other.count} rows away from statistics of {self.count}")
         return self._combine(other, -1)
 
-    def _combine(self, other: "Statistics", sign: int) -> "Statistics":
+    def merge_(self, other: "Statistics") -> Self:
+        """Add the sums of a disjoint shard in place: `+` without a copy. `other` stays as it is."""
+        self.check_same(other)
+        return self._accumulate(other, 1)
+
+    def check_same(self, other: "Statistics") -> None:
+        """Raise ValueError unless both are sums of the same features and targets."""
         if (self.n_features, self.n_outputs) != (other.n_features, other.n_outputs):
             raise ValueError(
                 f"statistics of shapes {(self.n_features, self.n_outputs)} and"
@@ -162,20 +197,44 @@ class Statistics:
                 "statistics of different encoders do not merge: make every shard with the same transform and"
                 " feature map (pass those of the first shard on)"
             )
-        result = dataclasses.replace(
-            self, weight=self.weight + sign * other.weight, count=self.count + sign * other.count
-        )
-        result._gram = torch.add(self.gram, other.gram, alpha=sign)
+
+    def _combine(self, other: "Statistics", sign: int) -> "Statistics":
+        self.check_same(other)
+        copy = self.with_sums({name: values.clone() for name, values in self.sums().items()})
+        return copy._accumulate(other, sign)
+
+    def _accumulate(self, other: "Statistics", sign: int) -> Self:
+        if other._gram is not None:
+            self._upper().add_(other._gram, alpha=sign)
+            self._mirrored = self._mirrored and other._mirrored
         for name in _SUMS[1:]:
-            setattr(result, name, getattr(self, name) + sign * getattr(other, name))
+            getattr(self, name).add_(getattr(other, name), alpha=sign)
+        self.weight += sign * other.weight
+        self.count += sign * other.count
+        if sign > 0:
+            self.left_out = tuple(dict.fromkeys(self.left_out + other.left_out))
+        return self
+
+    def sums(self) -> dict[str, Tensor]:
+        """The sums by name, without copies."""
+        return {name: getattr(self, name) for name in _SUMS}
+
+    def with_sums(self, sums: Mapping[str, Tensor], **numbers: Any) -> Self:
+        """Statistics of the same things with these sums, which are not copied, and other `numbers` (weight, count)."""
+        result = dataclasses.replace(self, **numbers)
+        result._gram = sums["gram"]
+        for name in _SUMS[1:]:
+            setattr(result, name, sums[name])
         return result
 
     def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Write one .safetensors file; refuses an existing path unless `force`."""
         header: dict[str, Any] = {"weight": self.weight, "count": self.count}
-        tensors = {name: getattr(self, name) for name in _SUMS}
+        tensors = self.sums()
         if self.targets is not None:
             header["targets"] = self.targets.parameters()
+        if self.left_out:
+            header["left_out"] = list(self.left_out)
         if self.encoder is not None:
             header["encoder"] = self.encoder.parameters()
             tensors |= self.encoder.tensors()
@@ -194,10 +253,8 @@ class Statistics:
                 targets=Targets.restore(header["targets"]) if "targets" in header else None,
                 weight=header["weight"],
                 count=header["count"],
+                left_out=tuple(header.get("left_out", ())),
             )
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{os.fspath(path)} does not hold consistent statistics: {error!r}") from None
-        result._gram = sums.pop("gram")
-        for name, value in sums.items():
-            setattr(result, name, value)
-        return result
+        return result.with_sums(sums)

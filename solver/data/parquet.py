@@ -87,8 +87,8 @@ def _check_complete(files: Sequence[Path]) -> None:
 def _read_split(
     files: Sequence[Path], size: tuple[int, int] | None
 ) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
-    shards = [_open(file) for file in files]
-    image, label = _columns(files[0], shards[0].schema_arrow)
+    shards = [open_parquet(file) for file in files]
+    image, label = image_columns(files[0], shards[0].schema_arrow)
     stack = ImageStack(sum(shard.metadata.num_rows for shard in shards), size)
     if stack.n == 0:
         raise ValueError(f"{files[0]} and the shards beside it hold no rows")
@@ -97,22 +97,25 @@ def _read_split(
         if {image, label} - set(shard.schema_arrow.names):
             raise ValueError(f"{file} has columns {shard.schema_arrow.names}, but {files[0].name} has others")
         row = 0
-        for batch in _batches(file, shard, [image, label]):
-            column = batch.column(image)
-            encoded = column.field("bytes") if hasattr(column, "field") else column
-            if column.null_count or encoded.null_count or batch.column(label).null_count:
-                raise ValueError(
-                    f"{file.name} lacks image bytes or labels in rows {row} to {row + len(batch)}: embed the"
-                    " images in the file, and drop rows that are not labelled"
-                )
-            for data in encoded.to_pylist():
+        for batch in table_batches(file, shard, [image, label]):
+            encoded = encoded_images(batch, image, label, file, row)
+            for data in encoded:
                 stack.add(data, f"row {row} of {file.name}")
                 row += 1
             labels.append(batch.column(label).to_numpy(zero_copy_only=False))
     return stack.finish(), np.concatenate(labels), _names(shards[0].schema_arrow, label)
 
 
-def _open(file: Path) -> Any:
+def open_parquet(file: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`.
+
+    Raises
+    ------
+    ImportError
+        If pyarrow is not installed.
+    ValueError
+        If the file is damaged.
+    """
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -123,11 +126,32 @@ def _open(file: Path) -> Any:
         raise _damaged(file, error) from error
 
 
-def _batches(file: Path, shard: Any, columns: list[str]) -> Iterator[Any]:
+def table_batches(
+    file: Path, shard: Any, columns: list[str], row_groups: Sequence[int] | None = None
+) -> Iterator[Any]:
+    """Record batches of these columns, of all row groups or of some; ValueError where the file is damaged."""
     try:
-        yield from shard.iter_batches(batch_size=1024, columns=columns)
+        yield from shard.iter_batches(batch_size=1024, columns=columns, row_groups=row_groups)
     except (OSError, ValueError) as error:
         raise _damaged(file, error) from error
+
+
+def encoded_images(batch: Any, image: str, label: str, file: Path, row: int) -> list[bytes]:
+    """Bytes of the image files of a record batch whose first row is row `row` of `file`.
+
+    Raises
+    ------
+    ValueError
+        If images or labels are missing.
+    """
+    column = batch.column(image)
+    encoded = column.field("bytes") if hasattr(column, "field") else column
+    if column.null_count or encoded.null_count or batch.column(label).null_count:
+        raise ValueError(
+            f"{file.name} lacks image bytes or labels in rows {row} to {row + len(batch)}: embed the"
+            " images in the file, and drop rows that are not labelled"
+        )
+    return encoded.to_pylist()
 
 
 def _damaged(file: Path, error: Exception) -> ValueError:
@@ -136,7 +160,7 @@ def _damaged(file: Path, error: Exception) -> ValueError:
     )
 
 
-def _columns(file: Path, schema: Any) -> tuple[str, str]:
+def image_columns(file: Path, schema: Any) -> tuple[str, str]:
     """Return the names of the image and the label column."""
     import pyarrow.types
 

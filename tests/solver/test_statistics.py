@@ -1,7 +1,9 @@
 """Statistics are sums: they merge, forget, shuffle and travel without losing anything."""
 
+import copy
 import itertools
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -119,6 +121,43 @@ def test_merging_changes_neither_part():
         for x, (p, name) in zip(before, [(q, n) for q in (a, b) for n in SUMS], strict=True)
     )
     assert (a.count, b.count) == (20, 40)
+
+
+@pytest.mark.parametrize("read", ["", "first", "second", "both"])
+def test_merging_in_place_is_adding(read):
+    """Whether or not triangles were mirrored before."""
+    F, Y, w = rows(60, 40)
+    parts = [collected(F[part], Y[part], w[part]) for part in (slice(0, 25), slice(25, None))]
+    other = collected(F[25:], Y[25:], w[25:])
+    wanted = collected(F[:25], Y[:25], w[:25]) + other
+    for name, part in zip(("first", "second"), parts, strict=True):
+        if read in (name, "both"):
+            _ = part.gram
+    merged = parts[0].merge_(parts[1])
+    assert merged is parts[0]
+    assert distance(merged, wanted) == 0
+    assert torch.equal(merged.gram, merged.gram.T)
+    assert distance(parts[1], other) == 0
+    assert distance(collected(F, Y).merge_(Statistics(40, K)), collected(F, Y)) == 0
+    assert distance(Statistics(40, K).merge_(collected(F, Y)), collected(F, Y)) == 0
+
+
+def test_statistics_travel_between_processes():
+    F, Y, _ = rows(60, 40)
+    first = collected(F.float(), Y)
+    first.left_out = ("a",)
+    payload = pickle.dumps(first)
+    assert len(payload) < 8 * 40 * 60  # the sums, without the batch that was converted
+    again = pickle.loads(payload)
+    assert again.left_out == ("a",)
+    assert distance(again, first) == 0
+    assert distance(again.add(F, Y), first + collected(F, Y)) < CLOSE
+    buffers = []
+    inline = pickle.dumps(first, protocol=5, buffer_callback=buffers.append)
+    assert len(inline) < 2000  # everything large is shared, not copied
+    frozen = pickle.loads(inline, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    assert distance(frozen.merge_(first), first + first) == 0
+    assert distance(copy.deepcopy(first), first) == 0
 
 
 def test_adding_goes_on_after_reading():
@@ -280,6 +319,26 @@ def test_statistics_without_encoder_come_back(tmp_path):
     again = Statistics.load(tmp_path / "a")
     assert distance(again, first) == 0
     assert (again.encoder, again.targets) == (None, None)
+
+
+def test_what_was_left_out_adds_up_and_is_stored(tmp_path):
+    F, Y, _ = rows()
+    a, b, c = (collected(F[i : i + 20], Y[i : i + 20]) for i in (0, 20, 40))
+    a.left_out, b.left_out = ("x: NaN", "y: short"), ("y: short", "z: gone")
+    assert (a + b + c).left_out == ("x: NaN", "y: short", "z: gone")
+    assert ((a + b) - b).left_out == ("x: NaN", "y: short", "z: gone")
+    assert a.left_out == ("x: NaN", "y: short")
+    (a + b).save(tmp_path / "a")
+    assert Statistics.load(tmp_path / "a").left_out == (a + b).left_out
+
+
+def test_files_say_nothing_of_shards_where_none_was_left_out(tmp_path):
+    F, Y, _ = rows()
+    collected(F, Y).save(tmp_path / "a")
+    with safetensors.safe_open(tmp_path / "a", framework="pt") as file:
+        header = json.loads(file.metadata()["kernel_distill"])
+    assert sorted(header) == ["count", "format", "kind", "version", "weight"]
+    assert Statistics.load(tmp_path / "a").left_out == ()
 
 
 def test_an_existing_file_is_replaced_by_force_only(tmp_path):
