@@ -15,6 +15,7 @@ class Status(enum.StrEnum):
     PROJECTED = "projected"
     REFINED = "refined"
     LEARNED = "learned"
+    MOMENTS = "moments"
 
     @property
     def explanation(self) -> str:
@@ -26,6 +27,8 @@ class Status(enum.StrEnum):
             Status.PROJECTED: "the points do not span the model: the set gives its projection on their span",
             Status.REFINED: "points minimise the full-data loss; the errors say how near the full model they come",
             Status.LEARNED: "points were learned by gradient steps: nothing is guaranteed beyond the held-out figures",
+            Status.MOMENTS: "the model is that of Gaussians with the means and covariances of the classes: exact for"
+            " Gaussian classes, and judged by the held-out figures for others",
         }[self]
 
 

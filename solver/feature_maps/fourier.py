@@ -103,6 +103,16 @@ class RandomFourier(FeatureMap):
         """Onto the box of the feature bound, when p ≤ d and cos stands without its sin."""
         return self.variant != "paired" and self.n_features <= self.n_inputs
 
+    @property
+    def frequencies(self) -> Tensor:
+        """A, shape (p, d) or, when paired, (p/2, d), float64 on the CPU."""
+        return self._frequencies
+
+    @property
+    def phases(self) -> Tensor:
+        """b, one for each frequency; zero when paired."""
+        return self._phases
+
     def parameters(self) -> dict[str, Any]:
         """Everything but A and b, which the seed defines."""
         return {
