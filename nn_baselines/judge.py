@@ -6,6 +6,7 @@ from ..solver._check import check_count
 from ..solver.learners.rows import TrainingRows
 from ..solver.networks import NetworkSpec
 from .accuracy import network_accuracies
+from .baseline_points import network_labels
 from .training import train_networks
 from .training_recipes import TrainingRecipe, training_recipe
 
@@ -69,6 +70,8 @@ class NetworkJudge:
             "score", the mean accuracy of the networks, and "loss", 1 - score.
         """
         rows = self._rows
+        if self._recipe.labels != "hard":
+            y = network_labels(self._recipe, y, None, rows.targets.n_outputs)
         stack = train_networks(
             self._spec,
             x.detach().to(rows.device, rows.dtype),

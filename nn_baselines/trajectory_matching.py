@@ -19,25 +19,22 @@ a projection: at 0 the student would not move, and below it would climb.
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from ..kernels import uniform
 from ..kernels.augmentation import draw_augmentation
 from ..solver.conv_networks import repeatable
 from ..solver.learner import Figures
-from ..solver.learners.images import ImageLearner, Judge, NetworkMethod
+from ..solver.learners.images import ImageLearner, Judge
 from ..solver.learners.rows import TrainingRows
 from ..solver.networks import build_network
 from ..solver.optimizers import make_optimizer
-from .experts import Trajectories, expert_trajectories
+from .expert_options import LEAST_RATE, ExpertOptions
+from .experts import Trajectories
 from .student import StudentBatch, matching_loss
-from .training_recipes import TrainingRecipe
-
-LEAST_RATE = 1e-6
 
 
-class MTT(NetworkMethod):
+class MTT(ExpertOptions):
     """Options of MTT; the defaults are those of the published code.
 
     Published for CIFAR-10 (`student_steps`, `expert_steps`, `max_start_epoch`, `lr`, `rate_lr`, `rate`), in the form
@@ -88,63 +85,10 @@ class MTT(NetworkMethod):
     """
 
     method: Literal["mtt"] = "mtt"
-    experts: int = Field(default=100, ge=1)
-    expert_epochs: int = Field(default=50, ge=1)
-    expert_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
-    expert_momentum: float = Field(default=0.0, ge=0, lt=1)
-    expert_batch_size: int = Field(default=256, ge=1)
-    experts_folder: str | None = None
-    max_start_epoch: int = Field(default=25, ge=1)
-    expert_steps: int = Field(default=3, ge=1)
-    student_steps: int = Field(default=20, ge=1)
-    batch_syn: int | None = Field(default=None, ge=1)
     lr: float = Field(default=1000.0, gt=0, allow_inf_nan=False)
-    rate: float = Field(default=0.01, ge=LEAST_RATE, allow_inf_nan=False)
-    rate_lr: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
     momentum: float = Field(default=0.5, ge=0, lt=1)
-    augment: str = "color_crop_cutout_flip_scale_rotate"
     steps: int = Field(default=5000, ge=0)
     evaluate_every: int = Field(default=100, ge=1)
-
-    @model_validator(mode="after")
-    def _reaches(self) -> "MTT":
-        # Training the experts takes hours: they must not turn out too short after it.
-        self.check_reach(self.expert_epochs)
-        return self
-
-    def check_reach(self, epochs: int) -> None:
-        """Refuse experts of so many epochs if a student may be compared with a later one."""
-        last = self.max_start_epoch - 1 + self.expert_steps
-        if last > epochs:
-            raise ValueError(
-                f"max_start_epoch={self.max_start_epoch} and expert_steps={self.expert_steps} reach epoch {last}, the"
-                f" experts are trained for {epochs}: lower one or raise `expert_epochs`"
-            )
-
-    def trajectories(self, rows: TrainingRows, *, seed: int, progress: bool | None = None) -> Trajectories:
-        """The experts, trained or taken from their folder (`expert_trajectories`)."""
-        return expert_trajectories(
-            rows,
-            self.spec(rows),
-            self.expert_recipe(),
-            count=self.experts,
-            seed=seed,
-            folder=self.experts_folder,
-            progress=progress,
-        )
-
-    def expert_recipe(self) -> TrainingRecipe:
-        """How experts are trained."""
-        return TrainingRecipe(
-            name="expert",
-            rate=self.expert_rate,
-            momentum=self.expert_momentum,
-            weight_decay=0.0,
-            schedule="constant",
-            epochs=self.expert_epochs,
-            batch_size=self.expert_batch_size,
-            augment=self.augment,
-        )
 
 
 class MTTLearner(ImageLearner):
@@ -181,15 +125,12 @@ class MTTLearner(ImageLearner):
         judge: Judge,
     ) -> None:
         super().__init__(rows, points, labels, classes, options, seed=seed, judge=judge)
-        spec = options.spec(rows)
-        if trajectories.spec != spec:
-            raise ValueError(f"the trajectories are of {trajectories.spec}, the options ask for {spec}")
-        if trajectories.identity["rows"] != rows.identity:
-            raise ValueError("the trajectories are of experts of other rows: train them on these")
-        options.check_reach(trajectories.epochs)
+        options.check_trajectories(trajectories, rows)
         self._options, self._trajectories = options, trajectories
         # Only its form is used: the parameters are those of trajectories.
-        self._network = build_network(spec, seed, "mtt.form", device=rows.device, dtype=rows.dtype).train()
+        self._network = build_network(
+            options.spec(rows), seed, "mtt.form", device=rows.device, dtype=rows.dtype
+        ).train()
         self.parameters["rate"] = torch.tensor(
             options.rate, device=rows.device, dtype=rows.dtype, requires_grad=True
         )
@@ -220,29 +161,15 @@ class MTTLearner(ImageLearner):
         return {**super().learned(), "rate": self.parameters["rate"].detach().double().clone()}
 
     def _stretch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Parameters where a step's student starts, and where it is to arrive.
-
-        All experts serve, in a random order, before one serves again.
-        """
-        count, options = len(self._trajectories), self._options
-        order = uniform(self._seed, f"mtt.experts.{step // count}", count).argsort(stable=True)
-        expert = int(order[step % count])
-        first = int(float(uniform(self._seed, f"mtt.start.{step}", 1)) * options.max_start_epoch)
-        start, target = (
-            self._trajectories.snapshot(expert, epoch).to(self._rows.device, self._rows.dtype)
-            for epoch in (first, first + options.expert_steps)
-        )
+        """Parameters where a step's student starts, and where it is to arrive."""
+        ends = self._options.stretch(self._trajectories, step, seed=self._seed, stream="mtt")
+        start, target = (end.to(self._rows.device, self._rows.dtype) for end in ends)
         return start, target
 
     def _batches(self, step: int) -> list[StudentBatch]:
         """Points of the student's steps, and what happens to them."""
-        options, m = self._options, len(self.classes)
-        size, device = min(options.batch_syn or m, m), self._rows.device
-        parts: list[Tensor] = []
-        while len(parts) < options.student_steps:
-            keys = uniform(self._seed, f"mtt.batches.{step}.{len(parts)}", m)
-            parts.extend(keys.argsort(stable=True).split(size))
-        parts = parts[: options.student_steps]
+        options, device = self._options, self._rows.device
+        parts = options.batches(len(self.classes), step, seed=self._seed, stream="mtt")
         lengths = torch.tensor([len(part) for part in parts])
         # The operation of one batch is drawn for itself.
         drawn = draw_augmentation(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..learner import Figures, Learner, State
+from ..optimizer_state import optimizer_state, restore_optimizer
 
 
 class GradientLearner(Learner):
@@ -60,18 +61,8 @@ class GradientLearner(Learner):
 
     def state(self) -> State:
         tensors = {f"parameter.{name}": value.detach() for name, value in self.parameters.items()}
-        saved = self.optimizer.state_dict()
-        groups = [
-            {key: value for key, value in group.items() if key != "params"} for group in saved["param_groups"]
-        ]
-        for index, entries in saved["state"].items():
-            for key, value in entries.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{key}"] = value
-                elif value is not None:  # SGD without momentum keeps None, and starts from nothing as well
-                    raise TypeError(
-                        f"{type(self.optimizer).__name__} keeps {key} as {type(value).__name__}: only tensors"
-                    )
+        of_optimizer, groups = optimizer_state(self.optimizer)
+        tensors |= {f"optimizer.{name}": value for name, value in of_optimizer.items()}
         extra_tensors, extra_plain = self.extra_state()
         tensors |= {f"extra.{name}": value for name, value in extra_tensors.items()}
         return tensors, {"groups": groups, "extra": extra_plain}
@@ -88,25 +79,10 @@ class GradientLearner(Learner):
         found, expected = _signature(parameters), _signature(self.parameters)
         if found != expected:
             raise ValueError(f"the state is of parameters {found}, this learner has {expected}")
-        saved = self.optimizer.state_dict()
-        if [group.keys() - {"base_lr"} for group in plain["groups"]] != [
-            group.keys() - {"base_lr", "params"} for group in saved["param_groups"]
-        ]:
-            raise ValueError(f"the state is of another optimiser than {type(self.optimizer).__name__}")
+        restore_optimizer(self.optimizer, dict(_under("optimizer.", tensors.items())), plain["groups"])
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(parameters[name])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("optimizer.", tensors.items()):
-            index, _, key = name.partition(".")
-            # The optimiser would go on with the tensor that it is given.
-            state.setdefault(int(index), {})[key] = value.clone()
-        groups = [
-            {key: tuple(value) if isinstance(old.get(key), tuple) else value for key, value in new.items()}
-            | {"params": old["params"]}
-            for new, old in zip(plain["groups"], saved["param_groups"], strict=True)
-        ]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.restore_extra(dict(_under("extra.", tensors.items())), plain["extra"])
 
 
