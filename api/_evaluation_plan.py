@@ -10,14 +10,17 @@ from torch import Tensor
 
 from ._evaluation_data import EvaluationData
 from ._network_options import NetworkOptions
-from ._network_sets import check_rows, check_sets, class_counts, transform_digest
+from ._network_sets import check_rows, check_sets, class_counts
 from .nn_baselines.baseline_points import network_labels, real_rows, solved_labels
+from .nn_baselines.draws import Draws
 from .nn_baselines.evaluator import Choice
 from .nn_baselines.training_recipes import TrainingRecipe, training_recipe
 from .solver.data import Data
 from .solver.data.split import hold_out
 from .solver.distilled_set import DistilledSet
+from .solver.distributional_set import DistributionalSet
 from .solver.learners.rows import TrainingRows
+from .solver.merge import transform_digest
 from .solver.networks import NetworkSpec
 from .solver.source import ArraySource
 from .solver.transforms import Transform
@@ -32,7 +35,7 @@ Key = tuple[Any, ...]
 class Training:
     """Networks to be trained, on points and labels that are made when it is their turn.
 
-    `ds` says how rows are transformed and classes numbered.
+    `ds` says how rows are transformed and classes numbered, and `draw` gives what joins the points at every epoch.
     """
 
     spec: NetworkSpec
@@ -40,6 +43,7 @@ class Training:
     seed: int
     points: Callable[[], tuple[Tensor, Tensor]]
     ds: DistilledSet
+    draw: Draws | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -195,7 +199,11 @@ class EvaluationPlan:
 
         line = Line([name], trained_on, self._options.label(network), len(sets[0]), sets[0].nbytes, [])
         for index, ds in enumerate(sets):
-            self._train_on(line, (name, index), network, recipe, index, ds, lambda ds=ds: points(ds))
+            draw = None
+            if recipe.fresh and isinstance(ds, DistributionalSet):
+                draw = Draws(ds.distribution, recipe.fresh, self._options.seed + index)
+            what = (name, index)
+            self._train_on(line, what, network, recipe, index, ds, lambda ds=ds: points(ds), draw)
         return line
 
     def _real_line(self, network: str, baseline: str, names: list[str], sets: list[DistilledSet]) -> Line:
@@ -243,12 +251,13 @@ class EvaluationPlan:
         index: int,
         ds: DistilledSet,
         points: Callable[[], tuple[Tensor, Tensor]],
+        draw: Draws | None = None,
     ) -> None:
         """Add networks to a line. Sets and their baselines have networks of the same weights and batches."""
         key = (*what, line.trained_on, network)
         line.keys.append(key)
         spec = self._options.spec(network, ds.encoder.transform.input_shape, ds.targets.n_outputs)
-        self.trainings.setdefault(key, Training(spec, recipe, self._options.seed + index, points, ds))
+        self.trainings.setdefault(key, Training(spec, recipe, self._options.seed + index, points, ds, draw))
 
     def _training_rows(self, ds: DistilledSet, held_out: bool = False) -> TrainingRows:
         """Training rows, or those that were held out of them, transformed as for the set."""

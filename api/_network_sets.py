@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from ._evaluation_data import EvaluationData
 from ._network_options import NetworkOptions
 from .solver.distilled_set import DistilledSet
-from .solver.encoder import encoder_digest
 from .solver.learners.rows import TrainingRows
 
 
@@ -29,6 +28,10 @@ def check_sets(name: str, sets: list[DistilledSet], data: EvaluationData, option
             raise ValueError(
                 f"sets under the name {name!r} differ in size, shape or targets: {first!r} and {ds!r}; give them"
                 " different names"
+            )
+        if type(ds) is not type(first):
+            raise ValueError(
+                f"some sets under the name {name!r} hold distributions and some points: give them different names"
             )
         if (ds.labels is None) != (first.labels is None):
             raise ValueError(
@@ -59,9 +62,3 @@ def class_counts(ds: DistilledSet) -> list[int]:
     """Points of each class."""
     assert ds.labels is not None
     return ds.labels.bincount(minlength=ds.targets.n_outputs).tolist()
-
-
-def transform_digest(ds: DistilledSet) -> str:
-    """Sha256 of the transform of a set."""
-    transform = ds.encoder.transform
-    return encoder_digest({"name": transform.name, "parameters": transform.parameters()}, transform.tensors())

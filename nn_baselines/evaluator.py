@@ -20,6 +20,7 @@ from ..solver.networks import NetworkSpec, NetworkStack
 from ..solver.source import to_tensor
 from ..solver.transforms import Transform
 from .accuracy import network_accuracies
+from .draws import Draws
 from .schedule import make_schedule
 from .training import train_networks
 from .training_recipes import TrainingRecipe
@@ -97,6 +98,7 @@ def train_on(
     seed: int = 0,
     choice: Choice | None = None,
     workers: int | None = None,
+    draw: Draws | None = None,
 ) -> Trained:
     """Train networks on a set, with the rate and the epoch chosen on held-out rows where that is asked for.
 
@@ -115,6 +117,8 @@ def train_on(
     choice : Choice, optional
     workers : int, optional
         As for `train_networks`; changes nothing but time.
+    draw : Draws, optional
+        As for `train_networks`; the same samples for every rate.
 
     Returns
     -------
@@ -128,7 +132,7 @@ def train_on(
     best: Trained | None = None
     for rate in choice.rates or (recipe.rate,):
         changed = recipe.model_copy(update={"rate": float(rate)})
-        found = _train(spec, X, Y, changed, check_count(count, "count"), seed, choice, workers)
+        found = _train(spec, X, Y, changed, check_count(count, "count"), seed, choice, workers, draw)
         # The first of equals: rates are tried in the order given.
         if best is None or (found.held_out or 0) > (best.held_out or 0):
             best = found
@@ -145,14 +149,21 @@ def _train(
     seed: int,
     choice: Choice,
     workers: int | None,
+    draw: Draws | None,
 ) -> Trained:
     """Networks of one rate."""
-    options: dict[str, Any] = {"count": count, "seed": seed, "stream": "evaluate", "workers": workers}
+    options: dict[str, Any] = {
+        "count": count,
+        "seed": seed,
+        "stream": "evaluate",
+        "workers": workers,
+        "draw": draw,
+    }
     if not choice.epoch:
         stack = train_networks(spec, X, Y, recipe, **options)
         held_out = _mean_accuracy(stack, choice, workers) if choice.rates else None
         return Trained(stack, recipe.rate, None, held_out, _diverged(stack))
-    total = make_schedule(recipe, len(X)).epochs
+    total = make_schedule(recipe, len(X) * (1 if draw is None else 1 + draw.count)).epochs
     looks = {-(-total * (look + 1) // LOOKS) for look in range(LOOKS)}
     # By epoch: the accuracies and weights of the networks that have come so far, by the first one's number.
     seen: dict[int, dict[int, tuple[Tensor, NetworkStack]]] = {epoch: {} for epoch in sorted(looks)}

@@ -196,7 +196,7 @@ def expert_trajectories(
     check_count(count, "count")
     identity = {
         "network": spec.parameters(),
-        "recipe": recipe.model_dump(mode="json", exclude={"name", "network_params"}),
+        "recipe": recipe.model_dump(mode="json", exclude={"name", "network_params", "fresh"}),
         "seed": seed,
         "rows": rows.identity,
     }

@@ -27,6 +27,7 @@ from ..solver._workers import single_core_workers
 from ..solver.conv_networks import repeatable
 from ..solver.networks import Network, NetworkSpec, NetworkStack, apply_stack, draw_networks
 from ._captured import CapturedStep
+from .draws import Draws
 from .losses import row_losses, target_rows
 from .pieces import gradient_in_pieces
 from .schedule import Schedule, make_schedule, row_orders
@@ -51,6 +52,7 @@ def train_networks(
     stream: str = "train",
     strategy: str = "auto",
     workers: int | None = None,
+    draw: Draws | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> NetworkStack:
     """Train networks on a set.
@@ -73,6 +75,9 @@ def train_networks(
         "stacked" on a CUDA device, otherwise "serial".
     workers : int, optional
         Threads of "serial" on a CPU, by default as many as torch uses.
+    draw : Draws, optional
+        Of the distributions that the points stand for: every epoch has X and, with the same targets, what is drawn
+        for it, which is the same for all networks. Its rows count like others in batches and schedule.
     on_epoch : callable, optional
         Called as ``on_epoch(epoch, networks, stack)`` after each epoch with the numbers of the networks just trained
         and their weights, which go on changing. Of "serial", from several threads at once.
@@ -97,9 +102,12 @@ def train_networks(
     check_count(count, "count")
     check_name(strategy, ("auto", "serial", "stacked"), "strategy")
     _check_set(spec, X, Y, recipe)
-    job = _Job(
-        spec, X, target_rows(recipe, Y).to(X), recipe, make_schedule(recipe, len(X)), seed, stream, on_epoch
-    )
+    targets = target_rows(recipe, Y).to(X)
+    if draw is not None:
+        _check_draw(draw, X)
+        targets = targets.repeat(1 + draw.count, 1)
+    schedule = make_schedule(recipe, len(targets))
+    job = _Job(spec, X, targets, draw, recipe, schedule, seed, stream, on_epoch)
     stack = draw_networks(spec, count, seed, f"{stream}.network", device=X.device, dtype=X.dtype)
     if strategy == "auto":
         strategy = "stacked" if X.is_cuda else "serial"
@@ -111,11 +119,15 @@ def train_networks(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What all networks have in common."""
+    """What all networks have in common.
+
+    `targets` are those of the rows of an epoch: of X, and of what is drawn.
+    """
 
     spec: NetworkSpec
     X: Tensor
     targets: Tensor
+    draw: Draws | None
     recipe: TrainingRecipe
     schedule: Schedule
     seed: int
@@ -127,12 +139,13 @@ class _Job:
 
     def batches(self, epoch: int, networks: range) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs (networks * b, ...) and targets (networks * b, k) of each step of an epoch."""
-        n, size = len(self.X), self.recipe.batch_size
+        X = self.X if self.draw is None else torch.cat([self.X, self.draw(epoch).to(self.X)])
+        n, size = len(X), self.recipe.batch_size
         orders = row_orders(n, epoch, networks, seed=self.seed, stream=self.stream).to(self.X.device)
         places = [range(start, min(start + size, n)) for start in range(0, n, size)]
         augmentation, first = None, 0
         if self.recipe.augment:
-            c, h, w = self.X.shape[1:]
+            c, h, w = X.shape[1:]
             numbers = torch.arange(networks.start, networks.stop) * len(places)
             groups = [(numbers + b).repeat_interleave(len(place)) for b, place in enumerate(places)]
             augmentation = draw_augmentation(
@@ -144,7 +157,7 @@ class _Job:
             ).to(self.X.device)
         for place in places:
             rows = orders[:, place.start : place.stop].flatten()
-            inputs = self.X[rows]
+            inputs = X[rows]
             if augmentation is not None:
                 inputs = augment_images(inputs, augmentation[first : first + len(rows)])
             yield inputs, self.targets[rows]
@@ -194,7 +207,7 @@ def batch_gradient(
 
 
 def _stacked(job: _Job, stack: NetworkStack) -> NetworkStack:
-    size = min(len(job.X), job.recipe.batch_size)
+    size = min(len(job.targets), job.recipe.batch_size)
     together = max(1, STACK_BYTES // (size * _bytes_per_row(stack.network(0), job.X[:2])))
     numbers = torch.arange(stack.count).split(together)
     parts = [_train_together(job, stack, range(int(part[0]), int(part[-1]) + 1)) for part in numbers]
@@ -268,3 +281,12 @@ def _check_set(spec: NetworkSpec, X: Tensor, Y: Tensor, recipe: TrainingRecipe) 
         )
     check_finite(X, "X")
     check_finite(Y, "Y")
+
+
+def _check_draw(draw: Draws, X: Tensor) -> None:
+    found = (len(draw.distribution), *draw.distribution.input_shape)
+    if found != tuple(X.shape):
+        raise ValueError(
+            f"`draw` must be of {len(X)} distributions over inputs of {tuple(X.shape[1:])}, one for each row of `X`,"
+            f" got {found[0]} over {found[1:]}"
+        )

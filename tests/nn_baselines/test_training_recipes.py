@@ -115,6 +115,7 @@ def test_what_is_published():
         "dsa": 1000,
         "kip-finite": 5000,
         "soft-label": 1000,
+        "d3": 2000,
     }
     assert TRAINING_RECIPES["dc-bench"].augment == ""
     assert TRAINING_RECIPES["dsa"].augment == "color_crop_cutout_flip_scale_rotate"
@@ -122,6 +123,10 @@ def test_what_is_published():
     common = {"optimizer": "sgd", "rate": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 256}
     for name in ("dc-bench", "dsa", "soft-label"):
         assert TRAINING_RECIPES[name].model_dump(include=set(common)) == common
+    d3 = TRAINING_RECIPES["d3"]
+    assert d3.model_dump(include=set(common)) == {**common, "rate": 0.0501}
+    assert (d3.labels, d3.schedule, d3.augment) == ("probabilities", "drop", TRAINING_RECIPES["dsa"].augment)
+    assert {name for name, recipe in TRAINING_RECIPES.items() if recipe.fresh} == {"d3"}
 
 
 def test_changes():
