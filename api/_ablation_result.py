@@ -10,7 +10,7 @@ differences to be about normal. Wilcoxon's signed ranks take them to be symmetri
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.table import Table
 from scipy import stats
 
 from ._tables import as_text, jsonable, table
+from ._tasks import retry_remarks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +28,14 @@ class Run:
 
     Attributes
     ----------
-    init : str
-        What the points started from.
+    init : str or None
+        What the points started from; None for a method that has no first points.
     pick : str or None
         How batches were drawn; None for a method without batches.
     seed : int
     score : float
-        Of the chosen set on the test split: accuracy, or R² for regression.
+        Of the chosen set on the test split: accuracy, or R² for regression; the mean of its networks, where those were
+        asked for.
     heldout_score, heldout_loss : float or None
         By which the set was chosen.
     steps, selected_step : int
@@ -41,10 +43,12 @@ class Run:
     seconds, init_seconds : float
         Wall clock of the loop, and of finding the first points before it.
     stopped : str
-        Why the loop ended.
+        Why the loop ended; "fitted" where there was none.
+    varied : dict
+        The other options that tell the arm from others, as plain JSON by dotted key.
     """
 
-    init: str
+    init: str | None
     pick: str | None
     seed: int
     score: float
@@ -55,6 +59,12 @@ class Run:
     seconds: float
     init_seconds: float
     stopped: str
+    varied: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def arm(self) -> str:
+        """Everything that tells the arm from others, in words."""
+        return arm_label(self.init, self.pick, self.varied)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +90,22 @@ class PairedDifference:
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """All runs with one initialisation and one pick.
+    """All runs with one initialisation, one pick and the same other options.
 
     Attributes
     ----------
-    init, pick : str, str or None
+    init, pick : str or None
     mean, deviation : float, float or None
         Of the test scores over seeds (n - 1 in the denominator; None for a single seed).
     steps, seconds, init_seconds : float
         Means over seeds.
     difference : PairedDifference or None
         To the first arm; None for the first arm itself.
+    varied : dict
+        As of its runs.
     """
 
-    init: str
+    init: str | None
     pick: str | None
     mean: float
     deviation: float | None
@@ -101,6 +113,7 @@ class Arm:
     seconds: float
     init_seconds: float
     difference: PairedDifference | None
+    varied: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,19 +129,22 @@ class Ablation:
         Arm by arm, seeds in order.
     confidence : float
         Of the intervals.
+    retried : tuple of str
+        Runs that the executor had to start again, and why.
     """
 
     settings: dict[str, Any]
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
     confidence: float = 0.95
+    retried: tuple[str, ...] = ()
 
     @cached_property
     def arms(self) -> tuple[Arm, ...]:
         """Summaries in the order in which arms were asked for; the first is what others are compared with."""
-        groups: dict[tuple[str, str | None], list[Run]] = {}
+        groups: dict[str, list[Run]] = {}
         for run in self.runs:
-            groups.setdefault((run.init, run.pick), []).append(run)
+            groups.setdefault(run.arm, []).append(run)
         first = next(iter(groups.values()))
         return tuple(
             _arm(group, None if group is first else first, self.confidence) for group in groups.values()
@@ -138,7 +154,8 @@ class Ablation:
         """Plain JSON values; numbers that are not finite become None."""
         plain = {"settings": self.settings, "seeds": self.seeds, "confidence": self.confidence}
         arms = [dataclasses.asdict(arm) for arm in self.arms]
-        return jsonable({**plain, "arms": arms, "runs": [dataclasses.asdict(run) for run in self.runs]})
+        runs = [dataclasses.asdict(run) for run in self.runs]
+        return jsonable({**plain, "retried": self.retried, "arms": arms, "runs": runs})
 
     def to_json(self) -> str:
         """`to_dict` as indented JSON."""
@@ -147,13 +164,15 @@ class Ablation:
     def table(self, *, plain: bool = False) -> Table:
         """Lay the arms out as a rich table; `plain` borders are Markdown."""
         scale, digits, unit = (100, 2, " %") if self.settings["metric"] == "accuracy" else (1, 4, "")
-        columns = ["init", "pick", f"test {self.settings['metric']}", "difference"]
+        varied = list(self.arms[0].varied)
+        columns = ["init", "pick", *varied, f"test {self.settings['metric']}", "difference"]
         columns += [f"{100 * self.confidence:.4g} % interval", "t-test p", "Wilcoxon p"]
         columns += ["steps", "loop s", "init s"]
         rows = []
         for arm in self.arms:
             spread = "" if arm.deviation is None else f" ± {scale * arm.deviation:.{digits}f}"
-            cells: list[Any] = [arm.init, arm.pick, f"{scale * arm.mean:.{digits}f}{spread}{unit}"]
+            cells: list[Any] = [arm.init, arm.pick, *(_value(arm.varied[key]) for key in varied)]
+            cells.append(f"{scale * arm.mean:.{digits}f}{spread}{unit}")
             found = arm.difference
             if found is None:
                 cells += [None] * 4
@@ -178,11 +197,11 @@ class Ablation:
                 f" with Bonferroni's rule one is remarkable below 0.05 / {compared} = {0.05 / compared:.3g}."
             )
         lines += [
-            f"The run of {run.init}, {run.pick or 'no pick'}, seed {run.seed} diverged after {run.steps} steps."
+            f"The run of {run.arm}, seed {run.seed} diverged after {run.steps} steps."
             for run in self.runs
             if run.stopped == "diverged"
         ]
-        return lines
+        return lines + retry_remarks(self.retried)
 
     def __str__(self) -> str:
         return "\n".join([as_text(self.table(plain=True)), *self.remarks()])
@@ -194,8 +213,20 @@ class Ablation:
             settings["method"]["method"],
             settings["points"],
             settings["budget"],
+            f"evaluated by {settings['evaluated']['by']}" if "evaluated" in settings else "",
         ]
         return ", ".join(part for part in [*parts, f"{n} seed{'s'[: n > 1]}"] if part)
+
+
+def arm_label(init: str | None, pick: str | None, varied: Mapping[str, Any]) -> str:
+    """Name of an arm: its start, how it draws batches, and the values of its other options."""
+    values = [f"{key}={_value(value)}" for key, value in varied.items()]
+    return ", ".join([init or "no start", pick or "no pick", *values])
+
+
+def _value(value: Any) -> str:
+    """A value of an option as `vary` takes it: texts plain, the rest as JSON, which tells 1 from true."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def paired_difference(
@@ -251,4 +282,5 @@ def _arm(runs: Sequence[Run], first: Sequence[Run] | None, confidence: float) ->
         difference=None
         if first is None
         else paired_difference(scores, [run.score for run in first], confidence),
+        varied=runs[0].varied,
     )

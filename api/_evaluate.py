@@ -1,6 +1,7 @@
 """`evaluate`: what models trained on distilled sets do on a test set, which is looked at once."""
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from ._evaluate_networks import evaluate_networks
@@ -12,6 +13,7 @@ from ._network_evaluation import NetworkEvaluation
 from ._network_options import network_options
 from .nn_baselines.training_recipes import TRAINING_RECIPES, TrainingRecipe
 from .solver._check import check_name
+from .solver.executors import Executor, SerialExecutor, make_executor
 
 RECIPES = ("ridge", *TRAINING_RECIPES)
 
@@ -42,6 +44,7 @@ def evaluate(
     confidence: float = 0.95,
     seed: int = 0,
     device: str = "auto",
+    executor: str | Executor | None = None,
     workers: int | None = None,
     progress: bool | None = None,
     **changes: Any,
@@ -61,6 +64,7 @@ def evaluate(
     confidence: float = 0.95,
     seed: int = 0,
     device: str = "auto",
+    executor: str | Executor | None = None,
     workers: int | None = None,
     progress: bool | None = None,
     **changes: Any,
@@ -76,7 +80,7 @@ def evaluate(
         What `load_data` returns (its test split is used), or raw test inputs with labels or values.
     recipe : str or TrainingRecipe, default "ridge"
         "ridge" trains the set's own model: its feature map or kernel, its ridge, its labels. The others train networks
-        on its transformed points: "dc-bench", "dsa", "kip-finite", "frepo", "soft-label", or one of your own.
+        on its transformed points: "dc-bench", "dsa", "kip-finite", "frepo", "soft-label", "d3", or one of your own.
     networks : str, sequence of str, or mapping of str to dict, default "convnet"
         Networks by name ("mlp", "lenet", "alexnet", "vgg11", "resnet18", ...); a mapping gives their options. Every one
         of them is trained on every set, with weights of its own.
@@ -105,6 +109,8 @@ def evaluate(
         Of the baselines, and of networks: the s-th set of a name, and what stands beside it, have ``seed + s``.
     device : str, default "auto"
         Where networks are trained: "cpu", "cuda", ...; a GPU by default, where there is one. "ridge" has no choice.
+    executor : {"serial", "ray"} or Executor, optional
+        What runs the trainings; by default one after the other, here. Not for "ridge", which trains no networks.
     workers : int, optional
         Threads that train networks on a CPU, by default as many as torch uses. No result depends on it.
     progress : bool, optional
@@ -122,6 +128,8 @@ def evaluate(
     ValueError
         If there is no test split, the data are not those of the set (shape, classes), a name is unknown, networks are
         to be trained on something else than points with classes, or arguments do not fit the recipe.
+    ImportError
+        If the executor's library is not installed.
 
     Notes
     -----
@@ -129,7 +137,8 @@ def evaluate(
     from `distill` also have the full model compared, row by row.
 
     Networks: for each set or baseline and kind of network, ``count`` trainings for each rate. All networks are kept
-    until the test rows have been read, once, and transformed once for all sets with the same transform.
+    until the test rows have been read, once, and transformed once for all sets with the same transform. With an
+    executor, all that networks are trained on is made here before it is sent, each thing once; the test rows stay.
 
     Examples
     --------
@@ -143,37 +152,88 @@ def evaluate(
     >>> [(row.trained_on, row.networks) for row in table.rows]
     [('distilled', 2), ('random', 2), ('k-center', 2)]
     """
+    arguments = dict(locals())
+    sets, data = arguments.pop("sets"), arguments.pop("data")
+    return _checked(**arguments)(sets, data)
+
+
+def evaluator(**arguments: Any) -> Callable[[Any, Any], Evaluation | NetworkEvaluation]:
+    """`evaluate` with everything but its sets and data, which are checked here already.
+
+    Parameters
+    ----------
+    **arguments
+        Of `evaluate`.
+
+    Returns
+    -------
+    callable
+        ``(sets, data)``: what `evaluate` returns.
+
+    Raises
+    ------
+    ValueError, ImportError
+        As `evaluate`.
+    """
+    given = inspect.signature(evaluate).bind(None, None, **arguments)
+    given.apply_defaults()
+    return _checked(
+        **{name: given.arguments[name] for name in given.arguments if name not in ("sets", "data")}
+    )
+
+
+def _given(value: Any) -> bool:
+    """Whether an argument is something else than one of the defaults of those for networks."""
+    return not (value is None or value is False or (isinstance(value, Sequence) and not value))
+
+
+def _checked(
+    *,
+    recipe: str | TrainingRecipe,
+    baselines: str | Sequence[str] | None,
+    confidence: float,
+    seed: int,
+    device: str,
+    executor: str | Executor | None,
+    progress: bool | None,
+    changes: Mapping[str, Any],
+    **of_networks: Any,
+) -> Callable[[Any, Any], Evaluation | NetworkEvaluation]:
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
         raise ValueError(f"`confidence` must lie between 0 and 1, got {confidence!r}")
     if not isinstance(recipe, TrainingRecipe):
         check_name(recipe, RECIPES, "recipe")
-    if recipe != "ridge":
-        options = network_options(
-            recipe,
-            changes,
-            networks=networks,
-            count=count,
-            baselines=baselines,
-            rates=rates,
-            full_accuracy=full_accuracy,
-            full_epochs=full_epochs,
-            choose_epoch=choose_epoch,
-            device=resolve_device(device),
-            workers=workers,
-            progress=progress,
-            confidence=confidence,
-            seed=seed,
-        )
+    if recipe == "ridge":
+        given = {
+            **of_networks,
+            "executor": executor,
+            "device": None if device == "auto" else device,
+            **changes,
+        }
+        if wrong := [name for name, value in given.items() if _given(value)]:
+            raise ValueError(
+                f"recipe 'ridge' trains no networks: leave out {', '.join(wrong)}, or choose another recipe"
+            )
+        wanted = [baselines] if isinstance(baselines, str) else list(baselines or ())
+        return lambda sets, data: evaluate_ridge(sets, data, wanted, confidence, seed)
+    runner = make_executor(executor)
+    # A device that is asked for by name is that of the machines which train.
+    here = device if isinstance(runner, SerialExecutor) or device == "cpu" else "auto"
+    options = network_options(
+        recipe,
+        changes,
+        baselines=baselines,
+        confidence=confidence,
+        seed=seed,
+        device=resolve_device(here),
+        train_device=device,
+        executor=runner,
+        progress=progress,
+        **of_networks,
+    )
+
+    def run(sets: Any, data: Any) -> NetworkEvaluation:
         rows = EvaluationData(data, options.needs_training)
         return evaluate_networks(named_sets(sets), rows, options)
-    given = {
-        "networks": networks, "count": count, "rates": rates or None, "choose_epoch": choose_epoch or None,
-        "full_accuracy": full_accuracy, "full_epochs": full_epochs, "workers": workers,
-        "device": None if device == "auto" else device, **changes,
-    }  # fmt: skip
-    if wrong := [name for name, value in given.items() if value is not None]:
-        raise ValueError(
-            f"recipe 'ridge' trains no networks: leave out {', '.join(wrong)}, or choose another recipe"
-        )
-    wanted = [baselines] if isinstance(baselines, str) else list(baselines or ())
-    return evaluate_ridge(sets, data, wanted, confidence, seed)
+
+    return run

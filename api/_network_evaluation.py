@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ._evaluation import Report, known_columns
 from ._tables import jsonable, percent
+from ._tasks import retry_remarks
 from .nn_baselines.training_recipes import TRAINING_RECIPES
 
 
@@ -97,6 +98,8 @@ class NetworkEvaluation(Report):
         Training rows that rate or epoch were chosen on; 0 where nothing was chosen.
     full_epochs : int or None
         Epochs over all training rows, where networks were trained on these.
+    retried : tuple of str
+        Trainings that the executor had to start again, and why.
     """
 
     rows: tuple[NetworkRow, ...]
@@ -107,6 +110,7 @@ class NetworkEvaluation(Report):
     seed: int
     n_held_out: int = 0
     full_epochs: int | None = None
+    retried: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; numbers that are not finite become None."""
@@ -165,7 +169,7 @@ class NetworkEvaluation(Report):
                     f"{row.name}, {row.trained_on}, {row.network}: {row.diverged} of {row.sets * row.networks}"
                     " networks diverged: use a lower rate"
                 )
-        return lines
+        return lines + retry_remarks(self.retried)
 
 
 def _distinct(values: tuple[Any, ...]) -> str | None:

@@ -9,6 +9,7 @@ import torch
 from .nn_baselines.baseline_points import ALWAYS, BASELINES
 from .nn_baselines.training_recipes import TrainingRecipe, training_recipe
 from .solver._check import check_count, check_name
+from .solver.executors import Executor
 from .solver.networks import NETWORKS, NetworkSpec, network_spec
 
 # Networks of a set: published tables have 5 (DC-BENCH, MTT) or 20 (DC, DSA, DM).
@@ -34,6 +35,11 @@ class NetworkOptions:
         By network.
     full_epochs : int
     device : torch.device
+        Of everything but trainings: those go to `train_device`.
+    train_device : str
+        As given; "auto" is for each machine to say.
+    executor : Executor
+        What trains networks.
     workers : int or None
     progress : bool or None
     confidence : float
@@ -49,6 +55,8 @@ class NetworkOptions:
     full_accuracy: dict[str, float]
     full_epochs: int
     device: torch.device
+    train_device: str
+    executor: Executor
     workers: int | None
     progress: bool | None
     confidence: float

@@ -1,5 +1,6 @@
 """Ablations: statistics against values worked out by hand, the grid of runs, and going on with one."""
 
+import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -7,14 +8,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kernel_distill import _ablation, load_data
-from kernel_distill._ablation import ablate, parse_pick
+from kernel_distill import _ablation, distill, evaluate, load_data
+from kernel_distill._ablation import ablate
+from kernel_distill._ablation_arms import parse_pick, pick_label
 from kernel_distill._ablation_result import Ablation, Run, paired_difference
+from kernel_distill._tasks import RunRecord, run_record
 from kernel_distill.solver.data import Data
+from kernel_distill.solver.learners.dm import DM
 from kernel_distill.solver.learners.full_kip import FullKIP
 from kernel_distill.solver.learners.kip import KIP
 from kernel_distill.solver.learners.pick import Pick
 from kernel_distill.solver.loop import Loop
+
+from .travelling import Travelling
 
 
 @pytest.fixture
@@ -224,8 +230,8 @@ def test_a_pick_and_its_label_are_the_same_text():
     assert parse_pick("loss") == Pick(kind="loss")
     changed = parse_pick("loss, mixing=0.25")
     assert changed == Pick(kind="loss", mixing=0.25)
-    assert _ablation._label(changed) == "loss,mixing=0.25"
-    assert parse_pick(_ablation._label(changed)) == changed
+    assert pick_label(changed) == "loss,mixing=0.25"
+    assert parse_pick(pick_label(changed)) == changed
     for text, message in [("loss,0.2", "KEY=VALUE"), ("los", "not a pick"), ("loss,mixing=x", "mixing")]:
         with pytest.raises(ValueError, match=message):
             parse_pick(text)
@@ -245,7 +251,7 @@ def test_a_killed_ablation_goes_on(data, calls, tmp_path, monkeypatch):
     monkeypatch.setattr(_ablation, "distill", killed)
     with pytest.raises(KeyboardInterrupt):
         ablate(data, "kip", **arguments)
-    assert len(list((tmp_path / "runs").glob("*.json"))) == 4
+    assert len(list((tmp_path / "runs").glob("*-seed?.json"))) == 4
     monkeypatch.setattr(_ablation, "distill", working)
     again = ablate(data, "kip", **arguments)
     assert len(calls) == 6
@@ -253,24 +259,26 @@ def test_a_killed_ablation_goes_on(data, calls, tmp_path, monkeypatch):
     # More seeds go on with the same files, more time does not.
     assert len(ablate(data, "kip", **{**arguments, "seeds": 4}).runs) == 8
     assert len(calls) == 8
-    with pytest.raises(ValueError, match=r"other settings \(budget, loop\): choose another folder"):
+    with pytest.raises(
+        ValueError, match=r"other work \(budget was .* loop.time_limit was .*give another folder"
+    ):
         ablate(data, "kip", **{**arguments, "time_limit": 10})
 
 
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        ({"per_class": 2}, "points, options"),
-        ({"method": KIP(steps=3)}, "method"),
-        ({"loop": Loop(evaluate_every=3)}, "loop"),
+        ({"per_class": 2}, "points was .*options.per_class was null, is 2"),
+        ({"method": KIP(steps=3)}, "method.steps was 300, is 3"),
+        ({"loop": Loop(evaluate_every=3)}, "loop.evaluate_every was null, is 3"),
     ],
 )
 def test_runs_with_other_settings_are_refused(data, calls, tmp_path, change, key):
     arguments = {"method": "kip", "seeds": 1, "steps": 5, "out": tmp_path}
     ablate(data, **arguments)
-    with pytest.raises(ValueError, match=rf"other settings \({key}\)"):
+    with pytest.raises(ValueError, match=rf"other work \({key}"):
         ablate(data, **{**arguments, **change})
-    with pytest.raises(ValueError, match=r"other settings \(data\)"):
+    with pytest.raises(ValueError, match=r"other work \(data.digest was"):
         ablate(
             Data(data.x_train, data.y_train, data.x_test + 1, data.y_test, data.class_names, "toy"),
             **arguments,
@@ -280,9 +288,10 @@ def test_runs_with_other_settings_are_refused(data, calls, tmp_path, change, key
 
 def test_a_file_that_is_no_run_is_named(data, calls, tmp_path):
     ablate(data, "kip", seeds=1, steps=5, out=tmp_path)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*-seed0.json")
+    assert path.name == "random-default-seed0.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match=f"{path.name} is not a run"):
+    with pytest.raises(ValueError, match=f"{path.name}, cannot be read: it is not a run of an ablation"):
         ablate(data, "kip", seeds=1, steps=5, out=tmp_path)
 
 
@@ -314,6 +323,178 @@ def test_a_test_split_is_needed(data, calls):
     with pytest.raises(ValueError, match="no test split"):
         ablate(Data(data.x_train, data.y_train, class_names=("a", "b"), name="toy"), "kip", steps=3)
     assert not calls
+
+
+def test_options_and_arguments_vary(data, calls):
+    vary = {"batch_size": [10, 20], "per_class": [1, 4], "kernel_params.depth": [1]}
+    made = ablate(data, "kip", picks=["uniform", "loss"], vary=vary, seeds=[2], steps=1)
+    expected = [
+        {"batch_size": size, "per_class": number, "kernel_params.depth": 1}
+        for size in (10, 20)
+        for number in (1, 4)
+    ]
+    assert [(arm.pick, arm.varied) for arm in made.arms] == [
+        *(("uniform", each) for each in expected),
+        *(("loss", each) for each in expected),
+    ]
+    assert [(call["method"].batch_size, call["per_class"]) for call in calls] == [
+        (10, 1),
+        (10, 4),
+        (20, 1),
+        (20, 4),
+    ] * 2
+    assert all(call["method"].kernel_params == {"depth": 1} for call in calls)
+    assert [call["method"].pick.kind for call in calls] == ["uniform"] * 4 + ["loss"] * 4
+    assert made.arms[0].difference is None
+    assert made.arms[5].difference is not None
+    assert made.settings["varied"] == ["batch_size", "kernel_params.depth", "per_class"]
+    found = json.loads(made.to_json())
+    assert found["arms"][1]["varied"] == found["runs"][1]["varied"] == expected[1]
+    lines = str(made).splitlines()
+    assert lines[0] == "toy, kip, 1 steps each, 1 seed"  # points a class differ
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")][:5] == ["init", "pick", *vary]
+    assert [cell.strip() for cell in lines[5].strip("|").split("|")][:5] == [
+        "random",
+        "uniform",
+        "10",
+        "4",
+        "1",
+    ]
+
+
+def test_values_of_several_kinds_vary(data, calls):
+    """A mean and a list are two values; a name is shown as it is."""
+    made = ablate(
+        data,
+        "dm",
+        vary={"network_params.width": [4, 8], "transform": ["none", "standardize"]},
+        seeds=1,
+        steps=1,
+    )
+    assert [call["method"].network_params["width"] for call in calls] == [4, 4, 8, 8]
+    assert [call["transform"].name for call in calls] == ["none", "standardize"] * 2
+    assert len({id(call["transform"]) for call in calls}) == 2
+    runs = [dataclasses.replace(run, stopped="diverged") for run in made.runs]
+    remarks = dataclasses.replace(made, runs=tuple(runs)).remarks()
+    assert (
+        "The run of random, balanced, network_params.width=4, transform=none, seed 0 diverged" in remarks[1]
+    )
+
+
+def test_varied_runs_are_found_again(data, calls, tmp_path):
+    arguments = dict(vary={"kernel": ["ntk", "nngp"], "ridge": [1e-6]}, seeds=2, steps=1, out=tmp_path)
+    whole = ablate(data, "kip", **arguments)
+    assert ablate(data, "kip", **arguments) == whole
+    assert len(calls) == 4
+    for path in list(tmp_path.glob("*seed1*.json")):
+        path.unlink()
+    more = {**arguments, "vary": {"kernel": ["ntk", "nngp"], "ridge": [1e-6, 1e-3]}}
+    assert len(ablate(data, "kip", **more).runs) == 8
+    assert len(calls) == 4 + 2 + 4
+    with pytest.raises(ValueError, match=r"other work .*varied"):
+        ablate(data, "kip", **{**arguments, "vary": {"kernel": ["ntk"]}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vary": {"batchsize": [1]}}, "unknown option to vary 'batchsize'; did you mean 'batch_size'"),
+        ({"vary": {"batch_size": []}}, "must be a list with something in it"),
+        ({"vary": {"batch_size": 3}}, "must be a list with something in it, got 3"),
+        ({"vary": {"kernel": "ntk"}}, "must be a list with something in it, got 'ntk'"),
+        ({"vary": {"batch_size": [0]}}, "batch_size=0 is not valid: batch_size: "),
+        ({"vary": {"kernel_params": [object()]}}, "must be plain values"),
+        ({"vary": {"batch_size": [3, 3]}}, "once only"),
+        ({"vary": {"near": ["data"]}}, "give `inits`"),
+        ({"vary": {"pick.mixing": [0.1]}}, "give `picks`"),
+        ({"vary": {"seed": [1]}}, "give `seeds`"),
+        ({"vary": {"steps": [1]}}, "give `steps or time_limit`"),
+        ({"vary": {"device": ["cpu"]}}, "unknown option to vary 'device'"),
+        ({"vary": {"per_class.x": [1]}}, "'per_class' is an argument of distill, which has no 'x'"),
+        ({"vary": {"per_class": [1]}, "per_class": 2}, "per_class: given both once and to vary"),
+        ({"executor": "rya"}, "unknown executor 'rya'; did you mean 'ray'"),
+    ],
+)
+def test_what_cannot_vary_is_refused_before_anything_runs(data, calls, change, message):
+    with pytest.raises(ValueError, match=message):
+        ablate(data, **{"method": "kip", "steps": 3, **change})
+    assert not calls
+
+
+def test_a_method_without_steps_has_neither_start_nor_budget(data):
+    options = dict(feature_map="identity", vary={"per_class": [1, 2]}, seeds=2)
+    made = ablate(data, "class-gaussians", **options)
+    assert [(arm.init, arm.pick, arm.varied) for arm in made.arms] == [
+        (None, None, {"per_class": 1}),
+        (None, None, {"per_class": 2}),
+    ]
+    assert {(run.steps, run.seconds, run.stopped) for run in made.runs} == {(0, 0, "fitted")}
+    assert made.runs[0].score == pytest.approx(
+        distill(data, method="class-gaussians", feature_map="identity").score(data.x_test, data.y_test)
+    )
+    assert str(made).splitlines()[0] == "toy, class-gaussians, 2 seeds"
+    with pytest.raises(ValueError, match="takes no steps: leave out"):
+        ablate(data, "class-gaussians", steps=3, **options)
+    with pytest.raises(ValueError, match="starts from no points: leave `inits` out"):
+        ablate(data, "class-gaussians", inits=["data"], **options)
+
+
+def test_subtasks_vary_and_their_runs_add_up():
+    digits = load_data("digits")
+    few = dataclasses.replace(digits, x_train=digits.x_train[::8], y_train=digits.y_train[::8])
+    method = DM(network_params={"width": 4, "depth": 1}, judge_networks=1, judge_epochs=1)
+    made = ablate(few, method, vary={"subtasks": [1, 2]}, seeds=1, steps=2, device="cpu")
+    assert [(run.varied["subtasks"], run.steps, run.stopped) for run in made.runs] == [
+        (1, 2, "steps"),
+        (2, 4, "steps"),
+    ]
+    parts = [{"steps": 3, "selected_step": 1, "seconds": 2.0, "init_seconds": 0.5, "stopped": end} for end in
+             ("steps", "time", "diverged")]  # fmt: skip
+    merged = SimpleNamespace(provenance={"subtasks": [{"provenance": {"run": part}} for part in parts]})
+    assert run_record(merged) == RunRecord(9, 3, 6.0, 1.5, "time")
+
+
+def test_networks_may_be_the_judges():
+    digits = load_data("digits")
+    networks = {"recipe": "dc-bench", "networks": {"mlp": {"width": 8}}, "count": 2, "epochs": 2}
+    options = {"storage": "float32", "device": "cpu"}
+    made = ablate(digits, "kip", seeds=[3], steps=1, evaluate=networks, executor=Travelling(), **options)
+    ds = distill(digits, method="kip", near="random", seed=3, loop=Loop(steps=1), **options)
+    [row] = evaluate(ds, digits, baselines=(), seed=3, **networks).rows
+    assert made.runs[0].score == pytest.approx(row.score)
+    assert row.score != ds.score(digits.x_test, digits.y_test)
+    assert made.settings["evaluated"]["evaluate"] == networks
+    assert "evaluated by dc-bench" in str(made)
+    with pytest.raises(ValueError, match="did you mean 'epochs'"):
+        ablate(digits, "kip", steps=1, evaluate={**networks, "epoch": 2})
+
+
+def test_runs_are_tasks(data, calls):
+    arguments = dict(inits=["data", "noise"], seeds=2, steps=1)
+    executor = Travelling(lost=1)
+    found = ablate(data, "kip", executor=executor, device="cpu", **arguments)
+    plain = ablate(data, "kip", device="cpu", **arguments)
+    assert found == dataclasses.replace(plain, retried=("data-default-seed0 (its worker died)",))
+    assert "1 task was run again: data-default-seed0 (its worker died)" in found.remarks()
+    assert json.loads(found.to_json())["retried"] == list(found.retried)
+    names = [
+        f"{init}-default-seed{seed}" for seed, init in [(0, "data"), (0, "noise"), (1, "noise"), (1, "data")]
+    ]
+    assert [task.name for task in executor.tasks] == names
+    assert {task.gpus for task in executor.tasks} == {0}
+    ablate(data, "kip", executor=executor, **arguments)
+    assert executor.tasks[-1].gpus == 1
+
+
+def test_equal_time_elsewhere_is_other_work(data, calls, tmp_path):
+    arguments = dict(seeds=1, out=tmp_path / "runs")
+    ablate(data, "kip", time_limit=9, **arguments)
+    with pytest.raises(ValueError, match=r'other work \(executor was null, is "Travelling"'):
+        ablate(data, "kip", time_limit=9, executor=Travelling(), **arguments)
+    counted = {**arguments, "out": tmp_path / "counted"}
+    assert ablate(data, "kip", steps=9, **counted) == ablate(
+        data, "kip", steps=9, executor=Travelling(), **counted
+    )
 
 
 def test_digits_for_real():

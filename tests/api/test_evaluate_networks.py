@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kernel_distill as kd
-from kernel_distill import _evaluate_networks
+from kernel_distill import _evaluate_networks, _evaluation_plan
 from kernel_distill.nn_baselines import evaluator
 from kernel_distill.nn_baselines.accuracy import network_accuracies
 from kernel_distill.nn_baselines.bootstrap import bootstrap_interval
@@ -18,6 +18,8 @@ from kernel_distill.nn_baselines.training_recipes import training_recipe
 from kernel_distill.solver.coresets import select
 from kernel_distill.solver.data.split import hold_out
 from kernel_distill.solver.networks import network_spec
+
+from .travelling import Travelling
 
 TINY = {"mlp": {"width": 8, "depth": 1}}
 CONVNET = {"convnet": {"width": 4, "depth": 1}}
@@ -317,6 +319,51 @@ def test_workers_change_nothing(data, sets):
     assert one == two
 
 
+@pytest.mark.parametrize("choice", [{}, {"rates": (0.01, 0.1)}, {"choose_epoch": True}])
+def test_trainings_are_tasks(data, sets, choice):
+    """Points that are made on demand, held-out rows and networks travel, and nothing changes by it."""
+    executor = Travelling(lost=1)
+    options = {
+        **QUICK,
+        **choice,
+        "baselines": ("full", "label-solve"),
+        "full_epochs": 1,
+    }
+    named = {"a": sets[:2], "two": sets[3:]}
+    plain = kd.evaluate(named, data, recipe="soft-label", augment="", **options)
+    found = kd.evaluate(named, data, recipe="soft-label", augment="", executor=executor, **options)
+    assert found == dataclasses.replace(plain, retried=("training 1 (full, mlp) (its worker died)",))
+    assert found.remarks()[-1] == f"1 task was run again: {found.retried[0]}"
+    assert json.loads(found.to_json())["retried"] == list(found.retried)
+    assert len(executor.tasks) == 3 * 2 + 3 * 3 + 1
+    assert {task.gpus for task in executor.tasks} == {1}
+    kd.evaluate(sets[0], data, recipe="dc-bench", executor=executor, device="cpu", **QUICK)
+    assert executor.tasks[-1].gpus == 0
+
+
+def test_only_what_tasks_need_is_made_and_each_thing_once(data, sets, monkeypatch):
+    """Here, when it is a training's turn; elsewhere, once for all networks that are trained on it."""
+    made = []
+    original = _evaluation_plan.real_rows
+
+    def rows(*arguments, **options):
+        made.append(arguments[2])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(_evaluation_plan, "real_rows", rows)
+    options = {**QUICK, "networks": {**TINY, **CONVNET}}
+    kd.evaluate(sets[0], data, recipe="dc-bench", **options)
+    assert made == ["random", "k-center"] * 2
+    made.clear()
+    kd.evaluate(sets[0], data, recipe="dc-bench", executor=Travelling(), **options)
+    assert made == ["random", "k-center"]
+
+
+def test_a_device_that_only_workers_have_is_theirs_to_refuse(data, sets):
+    with pytest.raises(ValueError, match="device 'cuda:77' cannot be used here"):
+        kd.evaluate(sets[0], data, recipe="dc-bench", device="cuda:77", executor=Travelling(), **QUICK)
+
+
 def test_test_rows_alone_will_do_without_baselines(data, sets):
     pair = data.x_test, data.y_test
     [row] = kd.evaluate(sets[0], pair, recipe="dc-bench", baselines=(), **QUICK).rows
@@ -404,6 +451,8 @@ def test_refusals(data, sets):
         ((one, data), {"seed": -1}, "`seed` must be an integer of at least 0, got -1"),
         ((one, data), {"device": "cuda:77"}, "device 'cuda:77' cannot be used here"),
         ((one, data), {"recipe": "ridge", "networks": "mlp", "count": 3}, "leave out networks, count"),
+        ((one, data), {"recipe": "ridge", "executor": "serial"}, "trains no networks: leave out executor"),
+        ((one, data), {"executor": "rya"}, "unknown executor 'rya'; did you mean 'ray'"),
         ((one, data), {"recipe": "ridge", "epochs": 3}, "trains no networks: leave out epochs"),
         ((one, data), {"recipe": "ridge", "device": "cpu", "workers": 1}, "leave out workers, device"),
         (
@@ -427,3 +476,44 @@ def test_refusals(data, sets):
     for arguments, options, message in refused:
         with pytest.raises(ValueError, match=message):
             kd.evaluate(*arguments, **{"recipe": "dc-bench", **options})
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """What joins the points of each training, in order."""
+    seen = []
+    original = evaluator.train_networks
+
+    def train(*arguments, draw, **options):
+        seen.append(draw)
+        return original(*arguments, draw=draw, **options)
+
+    monkeypatch.setattr(evaluator, "train_networks", train)
+    return seen
+
+
+def test_distributions_are_drawn_from_at_every_epoch(data, sets, draws):
+    gaussians = [
+        kd.distill(data, method="class-gaussians", feature_map="identity", ridge=1.0, seed=seed)
+        for seed in (0, 1)
+    ]
+    named = {"gaussians": gaussians, "points": sets[0]}
+    kd.evaluate(
+        named, data, recipe="d3", fresh=2, full_accuracy=0.9, baselines="label-solve", seed=5, **QUICK
+    )
+    own, others = [each for each in draws if each is not None], [each for each in draws if each is None]
+    # Both sets with soft labels, and with hard ones; no rows and no set of points.
+    assert [(each.count, each.seed) for each in own] == [(2, 5), (2, 6)] * 2
+    assert [each.distribution for each in own] == [ds.distribution for ds in gaussians] * 2
+    assert len(others) >= 4
+    draws.clear()
+    kd.evaluate(gaussians[0], data, recipe="dsa", augment="", **QUICK)
+    assert draws == [None] * 3
+
+
+def test_points_and_distributions_are_not_sets_of_one_method(data, sets):
+    gaussians = kd.distill(
+        data, method="class-gaussians", feature_map="identity", ridge=1.0, targets="centred"
+    )
+    with pytest.raises(ValueError, match="hold distributions and some points"):
+        kd.evaluate({"mine": [gaussians, sets[0]]}, data, recipe="d3", **QUICK)
