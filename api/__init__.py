@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 _PUBLIC = {
     "Ablation": "_ablation_result",
     "Certificate": "solver.certificate",
+    "ClassGaussians": "solver.learners.class_gaussians",
     "Coreset": "solver.coresets",
+    "D3": "nn_baselines.d3_options",
     "DC": "nn_baselines.gradient_matching",
     "DKKT": "solver.learners.dkkt_options",
     "DKKTDM": "solver.learners.dkkt_options",
@@ -21,6 +23,7 @@ _PUBLIC = {
     "DSA": "nn_baselines.gradient_matching",
     "Data": "solver.data",
     "DistilledSet": "solver.distilled_set",
+    "DistributionalSet": "solver.distributional_set",
     "FRePo": "solver.learners.frepo",
     "FullKIP": "solver.learners.full_kip",
     "KIP": "solver.learners.kip",
@@ -30,14 +33,18 @@ _PUBLIC = {
     "MTT": "nn_baselines.trajectory_matching",
     "Pick": "solver.learners.pick",
     "RFAD": "solver.learners.rfad",
+    "RayExecutor": "solver.executors.ray",
     "Recipe": "_recipe",
     "Ridge": "solver.ridge",
     "RidgeModel": "solver.model",
+    "SerialExecutor": "solver.executors",
+    "Shards": "solver.shards",
     "Statistics": "solver.statistics",
     "Status": "solver.certificate",
     "TrainedNetwork": "nn_baselines.trained_network",
     "TrainingRecipe": "nn_baselines.training_recipes",
     "ablate": "_ablation",
+    "all_reduce": "solver.all_reduce",
     "callbacks": "solver.callbacks",
     "collect_statistics": "_from_statistics",
     "coreset": "_coreset",
@@ -50,7 +57,9 @@ _PUBLIC = {
     "load": "_distill",
     "load_data": "solver.data",
     "load_recipe": "_recipes",
+    "merge": "_merge",
     "support_vectors": "_support_vectors",
+    "sweep": "_sweep",
     "train_network": "_train_network",
     "transforms": "solver.transforms",
 }
@@ -58,6 +67,7 @@ _MODULES = ("callbacks", "feature_maps", "kernels", "transforms")
 
 __version__ = "0.1.0"
 __all__ = [
+    "D3",
     "DC",
     "DKKT",
     "DKKTDM",
@@ -68,24 +78,30 @@ __all__ = [
     "RFAD",
     "Ablation",
     "Certificate",
+    "ClassGaussians",
     "Coreset",
     "Data",
     "DistilledSet",
+    "DistributionalSet",
     "FRePo",
     "FullKIP",
     "KernelDistiller",
     "KernelDistillerRegressor",
     "Loop",
     "Pick",
+    "RayExecutor",
     "Recipe",
     "Ridge",
     "RidgeModel",
+    "SerialExecutor",
+    "Shards",
     "Statistics",
     "Status",
     "TrainedNetwork",
     "TrainingRecipe",
     "__version__",
     "ablate",
+    "all_reduce",
     "callbacks",
     "collect_statistics",
     "coreset",
@@ -98,7 +114,9 @@ __all__ = [
     "load",
     "load_data",
     "load_recipe",
+    "merge",
     "support_vectors",
+    "sweep",
     "train_network",
     "transforms",
 ]
@@ -111,20 +129,28 @@ if TYPE_CHECKING:
     from ._distill import distill, load
     from ._evaluate import evaluate
     from ._from_statistics import collect_statistics, distill_statistics
+    from ._merge import merge
     from ._recipe import Recipe
     from ._recipes import list_recipes, load_recipe
     from ._support_vectors import support_vectors
+    from ._sweep import sweep
     from ._train_network import train_network
     from .estimators import KernelDistiller, KernelDistillerRegressor
+    from .nn_baselines.d3_options import D3
     from .nn_baselines.gradient_matching import DC, DSA
     from .nn_baselines.trained_network import TrainedNetwork
     from .nn_baselines.training_recipes import TrainingRecipe
     from .nn_baselines.trajectory_matching import MTT
     from .solver import callbacks, feature_maps, transforms
+    from .solver.all_reduce import all_reduce
     from .solver.certificate import Certificate, Status
     from .solver.coresets import Coreset
     from .solver.data import Data, load_data
     from .solver.distilled_set import DistilledSet
+    from .solver.distributional_set import DistributionalSet
+    from .solver.executors import SerialExecutor
+    from .solver.executors.ray import RayExecutor
+    from .solver.learners.class_gaussians import ClassGaussians
     from .solver.learners.dkkt_options import DKKT, DKKTDM
     from .solver.learners.dm import DM
     from .solver.learners.frepo import FRePo
@@ -135,6 +161,7 @@ if TYPE_CHECKING:
     from .solver.loop import Loop
     from .solver.model import RidgeModel
     from .solver.ridge import Ridge
+    from .solver.shards import Shards
     from .solver.statistics import Statistics
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._cli_support import SOURCE, AsJson, Seed, option, parameter, print_evaluation
+from ._cli_support import SOURCE, AsJson, Executor, Seed, option, parameter, print_evaluation
 
 # Where files are given as NAME=FILE, several may have one name.
 _FILES = "Distilled sets; several given as NAME=FILE with one NAME are one method with several seeds."
@@ -17,7 +17,7 @@ def evaluate(
     recipe: Annotated[
         str,
         option(
-            "ridge: the model of the set itself; networks: dc-bench, dsa, kip-finite, frepo or soft-label."
+            "ridge: the model of the set itself; networks: dc-bench, dsa, kip-finite, frepo, soft-label or d3."
         ),
     ] = "ridge",
     networks: Annotated[
@@ -63,6 +63,7 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(help="Threads that train networks on a CPU.", show_default=False)
     ] = None,
+    executor: Executor = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -95,6 +96,7 @@ def evaluate(
         seed=seed,
         device=device,
         workers=workers,
+        executor=executor,
         **changes,
     )
     typer.echo(result.to_json()) if as_json else print_evaluation(result)

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -11,8 +11,15 @@ SOURCE = (
     "digits, an .npz file (x_train, y_train, x_test, y_test), a folder of parquet shards, an image folder"
     " train/<class>/*.png, torchvision:<name> or hf:<owner>/<name>"
 )
+LEARNED_METHODS = (
+    "kip, full-kip, rfad or frepo; for networks: dm, dkkt, dkkt+dm, dc, dsa or mtt; distributions: d3 or"
+    " class-gaussians"
+)
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Executor = Annotated[
+    str | None, typer.Option(help="Where the work is done: serial (here) or ray.", show_default=False)
+]
 Seed = Annotated[int, typer.Option(help="Defines every random choice.")]
 
 
@@ -36,10 +43,20 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
             typer.echo(f"interrupted{more}", err=True)
             raise typer.Exit(130) from None
         except (ValueError, OSError, ImportError) as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
+            _fail(error)
+        except RuntimeError as error:
+            from .solver.executors import TaskError
+
+            if not isinstance(error, TaskError):
+                raise
+            _fail(error)
 
     return run
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    raise typer.Exit(2) from None
 
 
 def parameter(text: str, option: str = "--param") -> tuple[str, Any]:

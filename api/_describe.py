@@ -10,8 +10,8 @@ from torch import Tensor
 
 from . import _tables
 from .solver.certificate import Certificate, Status
-from .solver.distilled_set import DistilledSet
-from .solver.store import read_file
+from .solver.distilled_set import DISTRIBUTIONAL_KIND, FILE_KIND, DistilledSet
+from .solver.store import file_kind, read_file
 
 # A frozen network is not stored, so a set made with one opens only in Python, with the network given again.
 _NEEDS_MODULE = "module"
@@ -25,8 +25,11 @@ def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     FileNotFoundError, ValueError
         As `DistilledSet.load`, which is tried on the way.
     """
-    document, tensors = read_file(path, "distilled-set")
-    if _nested(document, "encoder", "feature_map", "name") != _NEEDS_MODULE:
+    distributional = file_kind(path) == DISTRIBUTIONAL_KIND
+    document, tensors = read_file(path, DISTRIBUTIONAL_KIND if distributional else FILE_KIND)
+    if distributional:
+        tensors["x"] = DistilledSet.load(path).x
+    elif _nested(document, "encoder", "feature_map", "name") != _NEEDS_MODULE:
         DistilledSet.load(path)
     x, y, labels = tensors.pop("x"), tensors.pop("y"), tensors.pop("labels", None)
     certificate = dict(document["certificate"])
@@ -40,6 +43,7 @@ def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             "file_bytes": Path(path).stat().st_size,
             "points": len(x),
             "x": _describe_tensor(x),
+            **({"distribution": document["distribution"]["name"]} if distributional else {}),
             "y": _describe_tensor(y),
             "space": document["space"],
             "targets": document["targets"],

@@ -9,6 +9,7 @@ import torch
 from ._job import Job
 from ._methods import MethodOptions
 from .solver.distilled_set import DistilledSet
+from .solver.executors import Executor
 from .solver.feature_maps import FeatureMap
 from .solver.loop import Loop
 from .solver.transforms import Transform
@@ -39,6 +40,8 @@ def distill(
     precision: str = "auto",
     holdout: float = 0.05,
     loop: Loop | None = None,
+    subtasks: int = 1,
+    executor: str | Executor | None = None,
     seed: int = 0,
     device: str = "auto",
     batch_bytes: int | None = None,
@@ -64,10 +67,12 @@ def distill(
         Learned: "full-kip", points that minimise the exact full-data loss by L-BFGS, for maps without
         preimage; "kip", "rfad", "frepo" for kernels of wide networks and networks themselves. For training
         networks on: "dm", "dc", "dsa", "mtt"; "dkkt", from a trained network alone, and "dkkt+dm", with a
-        fraction of the data. A name takes the defaults of the method; `KIP`, `FullKIP`, `RFAD`, `FRePo`, `DM`,
-        `DC`, `DSA`, `MTT` and `DKKT` hold its options.
+        fraction of the data. Distributions in the place of points (`DistributionalSet`): "d3", Gaussians in the
+        latent space of a decoder, and "class-gaussians", for Fourier features and linear models in closed form. A
+        name takes the defaults of the method; `KIP`, `FullKIP`, `RFAD`, `FRePo`, `DM`, `DC`, `DSA`, `MTT`, `DKKT`,
+        `D3` and `ClassGaussians` hold its options.
     per_class : int, default 1
-        Points a class (an output, for regression).
+        Points, or distributions, a class (an output, for regression).
     n_points : int, optional
         Number of points instead; fewer than the rank of the model gives the nearest model of lower rank.
     feature_map : str, FeatureMap or torch.nn.Module, default "fcnn"
@@ -119,6 +124,12 @@ def distill(
         the way, and nothing else does. 0 chooses by training rows.
     loop : Loop, optional
         Steps, budget of time, patience, checkpoint, log and callbacks of a learned method.
+    subtasks : int, default 1
+        Blocks of neighbouring classes, each of which is distilled by itself and merged with the others (`merge`).
+        Networks then learn from a block without the other classes, and the steps and seconds of `loop` are those of
+        each block. For methods whose sets networks are trained on, and "class-gaussians", where nothing changes by it.
+    executor : {"serial", "ray"} or Executor, optional
+        Where the subtasks run; by default here, one after the other.
     seed : int, default 0
         Defines weights of the map, held-out rows, reference points. The same for any chunking.
     device : str, default "auto"
@@ -162,6 +173,10 @@ def distill(
     (10, True)
     """
     job = Job(**locals())
+    if job.subtasks > 1 and job.method_name != "class-gaussians":
+        from ._subtasks import learn_subtasks
+
+        return learn_subtasks(job, job.learned)
     if job.learned is not None:
         from ._learn import learn
 

@@ -10,6 +10,7 @@ from ._methods import LEARNED, MethodOptions, method_options
 from .solver._check import check_count, check_name, check_non_negative
 from .solver.coresets import CORESETS
 from .solver.distillation import LABELS, METHODS, SPACES
+from .solver.executors import Executor
 from .solver.loop import Loop
 from .solver.points import BOUNDS, STORAGE
 from .solver.reference import NEAR
@@ -17,8 +18,8 @@ from .solver.ridge_choice import RULES
 from .solver.store import check_plain
 from .solver.targets import Targets
 
-# Methods that start from noise as published, the second because it has no rows.
-_FROM_NOISE = ("dc", "dkkt")
+# Methods that start from noise as published, or look at no rows to start from.
+_FROM_NOISE = ("class-gaussians", "d3", "dc", "dkkt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Job:
     precision: str
     holdout: float
     loop: Loop | None
+    subtasks: int
+    executor: str | Executor | None
     seed: int
     device: str
     batch_bytes: int | None
@@ -78,6 +81,11 @@ class Job:
             check_count(self.batch_bytes, "batch_bytes")
         if isinstance(self.method, str):
             check_name(self.method, (*METHODS, *LEARNED), "method")
+        check_count(self.subtasks, "subtasks")
+        if self.executor is not None and self.subtasks == 1:
+            raise ValueError(
+                "`executor` runs subtasks, of which there is one: raise `subtasks`, or leave it out"
+            )
         if not (self.loop is None or isinstance(self.loop, Loop)):
             raise ValueError(
                 f"`loop` must be a Loop, such as Loop(steps=100), got {type(self.loop).__name__}"
@@ -98,6 +106,11 @@ class Job:
             object.__setattr__(self, name, value)
 
     @property
+    def method_name(self) -> str:
+        """Name of the method."""
+        return self.method if isinstance(self.method, str) else self.method.method
+
+    @property
     def rows(self) -> dict[str, Any]:
         """What `_inputs.prepare_rows` takes besides the arrays."""
         return {name: getattr(self, name) for name in ("transform", "task", "targets", "n_classes")}
@@ -112,8 +125,7 @@ class Job:
             default = defaults[name].default
             same = value is default or (isinstance(value, (str, int, float)) and value == default)
             if not same:
-                method = self.method if isinstance(self.method, str) else self.method.method
-                raise ValueError(f"method {method!r} takes no `{name}`: leave it out")
+                raise ValueError(f"method {self.method_name!r} takes no `{name}`: leave it out")
 
     def points(self, coding: Targets) -> int:
         """Number of points of the set."""

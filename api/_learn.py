@@ -11,12 +11,13 @@ from pydantic import BaseModel
 from ._closed_form import fit
 from ._inputs import prepare_rows, sampler
 from ._job import Job
-from ._methods import NETWORK_METHODS, MethodOptions
+from ._methods import FITTED_METHODS, NETWORK_METHODS, MethodOptions
 from ._plan import Start, make_plan
 from ._provenance import provenance
 from ._start import start_points
 from .solver.distillation import distill_points
 from .solver.distilled_set import DistilledSet
+from .solver.distributional_set import DistributionalSet
 from .solver.learned_set import as_stored, check_storage, learned_set
 from .solver.learner import Learner
 from .solver.learners.full_kip import FullKIP, FullKIPLearner
@@ -47,6 +48,10 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
     """Distil by a learned method; see `distill`."""
     if isinstance(method, FullKIP):
         return _learn_full(job, method)
+    if method.method in FITTED_METHODS:
+        from ._gaussians import learn_gaussians
+
+        return learn_gaussians(job, method)
     job.refuse(*_OF_FULL_MODEL)
     options: Any = _effective(method, job.loop or Loop())
     networks: Any = None
@@ -54,6 +59,7 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
     if options.method in NETWORK_METHODS:
         from . import _network_plan as networks
 
+        networks.check_job(job, options)
         if job.transform == "auto" and (known := networks.expert_transform(options)) is not None:
             prepared["transform"] = known
     source, transform, coding = prepare_rows(job.X, job.y, **prepared)
@@ -77,6 +83,9 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
     init_seconds = time.monotonic() - started
     result = _run(plan.learner, job, options)
     x, y = result.learned["x"], result.learned["y"]
+    distribution = None if plan.distribution is None else plan.distribution(result.learned)
+    if distribution is not None:
+        x = distribution.points()
     if job.storage != "float64":
         y = plan.stored_labels(result.learned, as_stored(x, transform, job.storage)[1])
     classes = start.classes
@@ -101,6 +110,8 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
         provenance=_provenance(job, options, result, init_seconds, seen.data_range),
         notes=[*_notes(result, options.steps, rows), *plan.notes],
     )
+    if distribution is not None:
+        return DistributionalSet.of(dataclasses.replace(ds, y=ds.y.float()), distribution)
     if job.storage == "float64":
         return ds
     score = _finite(plan.heldout_score(ds))

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Union
 from .solver._check import check_name
 
 if TYPE_CHECKING:
+    from .nn_baselines.d3_options import D3
     from .nn_baselines.gradient_matching import DC, DSA
     from .nn_baselines.trajectory_matching import MTT
+    from .solver.learners.class_gaussians import ClassGaussians
     from .solver.learners.dkkt_options import DKKT, DKKTDM
     from .solver.learners.dm import DM
     from .solver.learners.frepo import FRePo
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
     from .solver.learners.kip import KIP
     from .solver.learners.rfad import RFAD
 
-MethodOptions = Union["KIP", "FullKIP", "RFAD", "FRePo", "DM", "DKKT", "DKKTDM", "DC", "DSA", "MTT"]
+MethodOptions = Union[
+    "KIP", "FullKIP", "RFAD", "FRePo", "DM", "DKKT", "DKKTDM", "DC", "DSA", "MTT", "D3", "ClassGaussians"
+]
 
 # Tag of a method to the module and the class of its options.
 KERNEL_METHODS = {
@@ -32,8 +36,11 @@ NETWORK_METHODS = {
     "dc": ("nn_baselines.gradient_matching", "DC"),
     "dsa": ("nn_baselines.gradient_matching", "DSA"),
     "mtt": ("nn_baselines.trajectory_matching", "MTT"),
+    "d3": ("nn_baselines.d3_options", "D3"),
 }
-LEARNED = {**KERNEL_METHODS, **NETWORK_METHODS}
+# Fitted to the data at once: there are no steps.
+FITTED_METHODS = {"class-gaussians": ("solver.learners.class_gaussians", "ClassGaussians")}
+LEARNED = {**KERNEL_METHODS, **NETWORK_METHODS, **FITTED_METHODS}
 
 
 def options_class(name: str) -> type:

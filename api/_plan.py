@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ._job import Job
 from .solver.distilled_set import DistilledSet
+from .solver.distributions import Distribution
 from .solver.encoder import Encoder
 from .solver.kernel_encoder import KernelEncoder
 from .solver.kernel_functions import make_kernel_function
@@ -41,6 +42,8 @@ class Plan:
         What was learned, and the points as a kernel sees them once they are stored, to the labels of the set.
     heldout_score : callable
         Held-out score of a set as it is stored.
+    distribution : callable, optional
+        What was learned to the distributions that it is, in the place of points.
     notes : tuple of str
         What to know of the figures.
     """
@@ -49,6 +52,7 @@ class Plan:
     encoder: Callable[[dict[str, Tensor]], Encoder | KernelEncoder]
     heldout_score: Callable[[DistilledSet], float]
     stored_labels: Callable[[dict[str, Tensor], Tensor], Tensor] = lambda learned, points: learned["y"]
+    distribution: Callable[[dict[str, Tensor]], Distribution] | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ._methods import options_class
+from ._methods import FITTED_METHODS, options_class
 from .solver.data import Data
 from .solver.loop import Loop
 
@@ -19,6 +19,7 @@ _SETTABLE = (
     "near",
     "per_class",
     "storage",
+    "subtasks",
     "targets",
     "transform",
 )
@@ -103,7 +104,7 @@ class Recipe(BaseModel):
     classes : int
     per_class, n_points : int
         Exactly one of them.
-    near, transform, targets, storage, holdout, feature_map, feature_params
+    near, transform, targets, storage, subtasks, holdout, feature_map, feature_params
         As in `distill`; what is left out has its default there.
     method : mapping
         Tag of a learned method under "method", with fields of its options.
@@ -129,6 +130,7 @@ class Recipe(BaseModel):
     transform: _Text | None = None
     targets: _Text | None = None
     storage: _Text | None = None
+    subtasks: _Count | None = None
     holdout: Annotated[float, Field(ge=0, lt=1)] | None = None
     feature_map: _Text | None = None
     feature_params: dict[str, Any] | None = None
@@ -165,7 +167,10 @@ class Recipe(BaseModel):
         """Keyword arguments of `distill`; the caller adds the data, a seed, and what belongs to the machine."""
         given = {name: getattr(self, name) for name in _SETTABLE if getattr(self, name) is not None}
         origin = {"recipe": {"name": self.name, "changed": list(self.changed)}}
-        return {**given, "method": self.method_options, "loop": self.loop_options, "provenance": origin}
+        made = {**given, "method": self.method_options, "loop": self.loop_options, "provenance": origin}
+        if self.method["method"] in FITTED_METHODS:
+            del made["loop"]
+        return made
 
     def replaced(self, values: Mapping[str, Any]) -> "Recipe":
         """Set values by dotted key; the set's file will name them.

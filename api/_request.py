@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ._methods import LEARNED, options_class
+from ._methods import FITTED_METHODS, LEARNED, options_class
 from ._recipe import merged, validated
 from ._recipes import load_recipe
 from .solver._check import check_name
@@ -29,10 +29,13 @@ def learned_options(method: str, changes: Mapping[str, Any], loop: Mapping[str, 
             raise ValueError(f"{flags}: for learned methods ({', '.join(LEARNED)}), not for {method!r}")
         return {}
     document = merged({"method": method}, nested(changes))
-    return {
-        "method": validated(options_class(method), document, f"method {method!r}"),
-        "loop": validated(Loop, loop, "the loop"),
-    }
+    options = {"method": validated(options_class(method), document, f"method {method!r}")}
+    if method in FITTED_METHODS:
+        if loop:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in loop)
+            raise ValueError(f"{flags}: method {method!r} takes no steps")
+        return options
+    return {**options, "loop": validated(Loop, loop, "the loop")}
 
 
 def from_recipe(
@@ -48,15 +51,18 @@ def from_recipe(
     if "method" in given:
         raise ValueError("a recipe has its method: leave out --method, or --recipe")
     changes, loop = _sorted(changes, loop)
-    of_machine = {"device", "checkpoint", "log", "time_limit"}
+    of_machine = {"device", "executor", "checkpoint", "log", "time_limit"}
     values = {key: value for key, value in given.items() if key not in of_machine}
     values |= {f"method.{key}": value for key, value in changes.items()}
     values |= {f"loop.{key}": value for key, value in loop.items() if key not in of_machine}
     recipe = load_recipe(name).replaced(values) if values else load_recipe(name)
     arguments = recipe.arguments()
     leg = {key: value for key, value in loop.items() if key in of_machine}
-    arguments["loop"] = validated(Loop, {**dict(arguments["loop"]), **leg}, "the loop")
-    return arguments | ({"device": given["device"]} if "device" in given else {})
+    if "loop" in arguments:
+        arguments["loop"] = validated(Loop, {**dict(arguments["loop"]), **leg}, "the loop")
+    elif leg:
+        raise ValueError(f"recipe {name!r} takes no steps: leave out {', '.join(leg)}")
+    return arguments | {key: given[key] for key in ("device", "executor") if key in given}
 
 
 def _sorted(changes: Mapping[str, Any], loop: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -60,9 +60,13 @@ def learn_subtasks(job: Job, method: MethodOptions | None) -> DistilledSet:
     blocks = class_blocks(coding, job.subtasks)
     classes = coding.indices(source.y).numpy()
     counts = np.bincount(classes, minlength=coding.n_outputs)
-    if not counts.all():
+    # Before the first block is learned, which takes long.
+    least = max(1, getattr(method, "least_rows", 1))
+    if counts.min() < least:
         label = (coding.classes or ())[int(counts.argmin())]
-        raise ValueError(f"there are no rows of class {label!r}: give some, or leave the class out")
+        raise ValueError(
+            f"class {label!r} has {counts.min()} rows, and needs {least} or more: give some, or leave the class out"
+        )
     m = job.points(coding)
     if m % coding.n_outputs:
         raise ValueError(

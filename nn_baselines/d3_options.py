@@ -193,8 +193,8 @@ class D3(ExpertOptions):
 
     @property
     def least_rows(self) -> int:
-        """Training rows that a class must have."""
-        return 2 if self.matches_features else 1
+        """Training rows that a class must have for its features to be compared with."""
+        return 2 if self.matches_features else 0
 
     def check_rows(self, rows: TrainingRows, classes: Tensor) -> None:
         """Refuse rows that cannot be learned from, or decoded, and classes (m,) that do not fit them.
@@ -220,9 +220,9 @@ class D3(ExpertOptions):
         for number in classes.unique().tolist():
             if counts[number] < self.least_rows:
                 raise ValueError(
-                    f"class {rows.targets.classes[number]!r} has {int(counts[number])} training rows, {rows.n_held_out}"
-                    " rows of all are held out, and features are compared with two or more: give the class rows, or"
-                    " leave it out, lower `holdout`, or set mmd_weight=0"
+                    f"class {rows.targets.classes[number]!r} has {int(counts[number])} training rows beside those held"
+                    " out, and features are compared with two or more: give it more, leave it out, lower `holdout`, or"
+                    " set mmd_weight=0"
                 )
         self.decoder_spec(rows)
 

@@ -3,10 +3,12 @@
 What is random about a step is here as well: the stretch of an expert's way, and the points of each batch.
 """
 
-from pydantic import Field, model_validator
+import torch
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from ..kernels import uniform
+from ..kernels.augmentation import draw_augmentation
 from ..solver.learners.images import NetworkMethod
 from ..solver.learners.rows import TrainingRows
 from .experts import Trajectories, expert_trajectories
@@ -58,6 +60,12 @@ class ExpertOptions(NetworkMethod):
     rate: float = Field(default=0.01, ge=LEAST_RATE, allow_inf_nan=False)
     rate_lr: float = Field(default=1e-5, ge=0, allow_inf_nan=False)
     augment: str = "color_crop_cutout_flip_scale_rotate"
+
+    @field_validator("augment", "expert_augment", check_fields=False)
+    @classmethod
+    def _known_strategy(cls, strategy: str) -> str:
+        draw_augmentation(strategy, torch.empty(0, dtype=torch.int64), (1, 2, 2), seed=0, stream="")
+        return strategy
 
     @model_validator(mode="after")
     def _reaches(self) -> "ExpertOptions":

@@ -13,10 +13,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
+from .certificate import Certificate
 from .distilled_set import DistilledSet
 from .targets import Targets
+
+
+class _Subtask(BaseModel):
+    """What an entry of the label map must hold."""
+
+    classes: list[int | str]
+    class_names: list[str] | None
+    points: tuple[int, int]
+    certificate: Certificate
+    provenance: dict[str, Any]
 
 
 def classes_of(ds: DistilledSet) -> tuple[Any, ...]:
@@ -76,10 +88,15 @@ def subtasks(ds: DistilledSet, start: int) -> list[dict[str, Any]]:
         "certificate": ds.certificate.model_dump(mode="json"),
         "provenance": ds.provenance,
     }
-    return [
-        {**entry, "points": [start + end for end in entry["points"]]}
-        for entry in ds.provenance.get("subtasks", [own])
-    ]
+    found = ds.provenance.get("subtasks", [own])
+    try:
+        TypeAdapter(list[_Subtask]).validate_python(found)
+    except ValidationError as error:
+        raise ValueError(
+            f'provenance["subtasks"] of {ds!r} is no label map, but perhaps a value of that name that was given as'
+            f" `provenance`: {error.errors()[0]['msg']}"
+        ) from None
+    return [{**entry, "points": [start + end for end in entry["points"]]} for entry in found]
 
 
 def common(parts: Sequence[Any]) -> dict[str, Any]:

@@ -204,7 +204,8 @@ def _ridge(sets: Sequence[DistilledSet], given: float | None, of_sums: bool) -> 
 
 def _notes(subtasks: Sequence[dict[str, Any]]) -> list[str]:
     """What the certificate says of the parts: once what all say, the rest with whom it concerns."""
-    said = [(_named(entry["classes"]), entry["certificate"]) for entry in subtasks]
+    known = sorted(label for entry in subtasks for label in entry["classes"])
+    said = [(_named(entry["classes"], known), entry["certificate"]) for entry in subtasks]
     scores = [
         f"{certificate['heldout_score']:.4f} ({name})"
         for name, certificate in said
@@ -222,5 +223,11 @@ def _notes(subtasks: Sequence[dict[str, Any]]) -> list[str]:
     return notes
 
 
-def _named(classes: Sequence[Any]) -> str:
-    return f"classes {classes[0]} to {classes[-1]}" if len(classes) > 1 else f"class {classes[0]}"
+def _named(classes: Sequence[Any], known: list[Any]) -> str:
+    """Classes of a subtask among all that are known: as a range where no other class lies between."""
+    if len(classes) == 1:
+        return f"class {classes[0]}"
+    first = known.index(classes[0])
+    if list(classes) == known[first : first + len(classes)]:
+        return f"classes {classes[0]} to {classes[-1]}"
+    return f"classes {', '.join(map(str, classes))}"

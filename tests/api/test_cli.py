@@ -120,7 +120,9 @@ def test_every_option_reaches_distill(tmp_path, monkeypatch):
         "task": "classification",
         "progress": False,
         "device": "auto",
+        "executor": None,
         "holdout": 0.05,
+        "subtasks": 1,
     }
     assert seen == given | expected
     refused("distill", "digits", tmp_path / "a.safetensors", "--ridge", "1e-3")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_distill._methods import LEARNED, options_class
+from kernel_distill._methods import FITTED_METHODS, LEARNED, options_class
 from kernel_distill._recipe import Measured, Published, Recipe, merged
 from kernel_distill._recipe_docs import measured_text, published_text, render_recipes
 from kernel_distill._recipes import list_recipes, load_recipe
@@ -63,7 +63,7 @@ def test_every_recipe_is_valid_and_names_its_sources(name):
     assert recipe.name == name
     assert type(recipe.method_options) is options_class(recipe.method["method"])
     assert type(recipe.loop_options) is Loop
-    assert recipe.near in (*NEAR, *CORESETS)
+    assert recipe.near in (*NEAR, *CORESETS) or recipe.method["method"] in FITTED_METHODS
     assert recipe.transform in TRANSFORMS
     assert recipe.points == (recipe.n_points or recipe.per_class * recipe.classes)
     assert recipe.changed == ()

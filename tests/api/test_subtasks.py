@@ -181,7 +181,7 @@ REFUSED = {
     ),
     "empty class": (
         lambda data: kd.distill(data.x_train, data.y_train, method=METHODS["dm"], n_classes=12, subtasks=2),
-        "no rows of class 10",
+        "class 10 has 0 rows",
     ),
     "regression": (
         lambda data: kd.distill(

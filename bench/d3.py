@@ -1,0 +1,158 @@
+"""Sets of distributions: D3 by subtasks, its analytic form, and what stands beside them at the same bytes.
+
+    python bench/d3.py tiny-imagenet [--seconds 600] [--epochs 60]   # the recipes for a CPU, and the table
+    python bench/d3.py ablation [--seeds 3] [--steps 150]            # bandwidths, priors a class, subtasks: digits
+    python bench/d3.py step [--classes 10] [--peer CLONE]            # one MMD step: memory, gradient, seconds
+
+`step` compares with the published loop in our wording, or with the functions of a clone of sunnytqin/D3.
+Data sets are read from KERNEL_DISTILL_DATA (default: shared/data beside the checkout).
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from _rows import DATA, emit
+
+import kernel_distill as kd
+
+TINY = {"d3": "d3-tiny-imagenet-cpu", "d3, 5 subtasks": "d3-tiny-imagenet-cpu-5"}
+ANALYTIC = "class-gaussians-tiny-imagenet"
+NETWORK = {"convnet": {"width": 32}}
+DIGITS = {
+    "recipe": "d3",
+    "networks": {"convnet": {"width": 32, "depth": 2}},
+    "count": 3,
+    "epochs": 150,
+    "augment": "",
+}
+
+
+def tiny_imagenet(given):
+    """D3 in one piece and by subtasks, the analytic set, and random and closed-form rows of as many bytes."""
+    data = kd.load_data(DATA / "tiny_imagenet_200")
+    sets, seconds = {}, {}
+    for name, recipe in TINY.items():
+        chosen = kd.load_recipe(recipe)
+        # Equal time: each subtask has its share of it.
+        changes: dict = {"loop.time_limit": given.seconds / (chosen.subtasks or 1), "loop.steps": 10**6}
+        if given.experts:
+            changes["method.experts_folder"] = str(given.experts / recipe)
+        arguments = chosen.replaced(changes).arguments()
+        sets[name], seconds[name] = timed(data, **arguments)
+        sets[f"random, bytes of {name}"], _ = random_rows(data, sets[name].nbytes)
+        sets[f"closed-form, bytes of {name}"], seconds[f"closed-form, bytes of {name}"] = closed_form(
+            data, sets[name].nbytes
+        )
+    analytic, seconds["class-gaussians"] = timed(data, **kd.load_recipe(ANALYTIC).arguments())
+    by_ridge = {**sets, "class-gaussians": analytic}
+    by_ridge["closed-form, bytes of class-gaussians"], _ = closed_form(data, analytic.nbytes)
+    ridge = {row.name: row.score for row in kd.evaluate(by_ridge, data).rows}
+    trained = {name: ds for name, ds in {**sets, "class-gaussians": analytic}.items() if "closed" not in name}
+    networks = kd.evaluate(
+        trained,
+        data,
+        recipe="d3",
+        networks=NETWORK,
+        epochs=given.epochs,
+        count=2,
+        baselines=(),
+        progress=False,
+    )
+    accuracy = {row.name: (row.score, row.std) for row in networks.rows}
+    for name, ds in by_ridge.items():
+        score, std = accuracy.get(name, (None, None))
+        emit(
+            "d3-tiny-imagenet",
+            set=name,
+            entries=len(ds),
+            nbytes=ds.nbytes,
+            float32_images=round(ds.nbytes / (4 * data.x_train[0].size), 1),
+            ridge_accuracy=round(ridge[name], 4),
+            network_accuracy=None if score is None else round(score, 4),
+            network_deviation=None if std is None else round(std, 4),
+            seconds=None if name not in seconds else round(seconds[name], 1),
+            steps=ds.certificate.steps,
+            selected_step=ds.certificate.selected_step,
+            notes=list(ds.certificate.notes),
+            epochs=given.epochs,
+            threads=torch.get_num_threads(),
+        )
+    print(networks)
+
+
+def timed(data, **arguments):
+    """A set, and the seconds that it took."""
+    started = time.perf_counter()
+    ds = kd.distill(data, progress=False, **arguments)
+    return ds, time.perf_counter() - started
+
+
+def random_rows(data, nbytes):
+    """Real rows as a set of about so many bytes: their pixels as bytes, and float32 labels."""
+    values, k = data.x_train[0].size, len(data.class_names)
+    method = kd.DM(network_params={"width": 8}, judge_networks=1, judge_epochs=1)
+    points = max(k, nbytes // (values + 4 * k))
+    return timed(data, method=method, n_points=points, near="random", storage="uint8", loop=kd.Loop(steps=0))
+
+
+def closed_form(data, nbytes):
+    """The closed form for Fourier features in about so many bytes; fewer points than classes are a lower rank."""
+    values, k = data.x_train[0].size, len(data.class_names)
+    points = max(1, nbytes // (4 * (values + k)))
+    return timed(
+        data,
+        n_points=points,
+        feature_map="fourier",
+        feature_params={"n_features": 2048},
+        storage="float32",
+        labels="solved",
+        near="data",
+    )
+
+
+def ablation(given):
+    """What the paper leaves open: bandwidths, priors a class, subtasks; digits, a small ConvNet."""
+    data = kd.load_data("digits")
+    base = kd.D3(
+        network_params={"width": 32, "depth": 2},
+        decoder_params={"width": 32},
+        experts=5,
+        expert_epochs=20,
+        max_start_epoch=10,
+        lr_latent=0.1,
+        lr_decoder=1e-3,
+        augment="",
+        judge_networks=2,
+        judge_epochs=100,
+        evaluate_every=50,
+    )
+    for vary in (
+        {"bandwidths": [(1.0, 2.0, 4.0, 8.0, 16.0), "median"]},
+        {"per_class": [1, 2, 5]},
+        {"subtasks": [1, 2, 5]},
+    ):
+        result = kd.ablate(data, base, vary=vary, seeds=given.seeds, steps=given.steps, evaluate=DIGITS)
+        print(result)
+        emit("d3-ablation", vary=sorted(vary), steps=given.steps, result=result.to_dict())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("tiny-imagenet")
+    one.add_argument("--seconds", type=float, default=600.0, help="of the loop of each D3 set")
+    one.add_argument("--epochs", type=int, default=60, help="of the networks that are trained on the sets")
+    one.add_argument("--experts", type=Path, help="folder to keep experts in, and to take them from")
+    one.set_defaults(run=tiny_imagenet)
+    two = commands.add_parser("ablation")
+    two.add_argument("--seeds", type=int, default=3)
+    two.add_argument("--steps", type=int, default=150)
+    two.set_defaults(run=ablation)
+    given = parser.parse_args()
+    given.run(given)
+
+
+if __name__ == "__main__":
+    main()
