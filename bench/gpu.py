@@ -1,4 +1,4 @@
-"""All that one visit to a GPU can tell: open points, tests, timings, a distillation, RFAD, networks. See gpu.sh.
+"""All that one visit to a GPU can tell: open points, tests, timings, a distillation, RFAD, networks, D3. See gpu.sh.
 
     python bench/gpu.py             # on the GPU; writes bench/results/<device>.json
     python bench/gpu.py --dry-run   # the same steps on the CPU at tiny sizes; writes nothing into the repository
@@ -25,7 +25,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 545  # for everything: under the ten minutes that a visit may take
-LIMITS = {"points": 60, "tests": 190, "distillation": 60, "rfad": 90, "networks": 70}
+LIMITS = {"points": 60, "tests": 190, "distillation": 60, "rfad": 90, "networks": 70, "d3": 40}
+AFTER = ("distillation", "rfad", "networks", "d3")  # steps that come after the timings
 LEAST = 20  # seconds: less is not worth starting a process of benchmarks for
 SILENCE = 60  # seconds without a result after which a benchmark is taken to hang
 # The goals first: whatever the time does not suffice for is at the end.
@@ -48,9 +49,8 @@ def main(arguments):
     visit.record("points", visit.in_its_own_process("points"))
     visit.record("tests", visit.tests())
     visit.timings()
-    visit.record("distillation", visit.in_its_own_process("distillation"))
-    visit.record("rfad", visit.in_its_own_process("rfad"))
-    visit.record("networks", visit.in_its_own_process("networks"))
+    for name in AFTER:
+        visit.record(name, visit.in_its_own_process(name))
     print(f"wrote {visit.path} after {visit.elapsed():.0f} s")
     return visit.status()
 
@@ -93,10 +93,7 @@ class Visit:
         """1 if a test failed or a result is wrong, otherwise 0."""
         rows = [row for row in self.found["rows"] if row["status"] in ("wrong", "failed")]
         tests = self.found["tests"]
-        right = all(
-            self.found.get(name, {}).get("status") in ("ok", None)
-            for name in ("distillation", "rfad", "networks")
-        )
+        right = all(self.found.get(name, {}).get("status") in ("ok", None) for name in AFTER)
         return int(bool(rows) or bool(tests["failed"]) or tests["passed"] == 0 or not right)
 
     def machine(self):
@@ -156,7 +153,7 @@ class Visit:
 
         names = names or [*FIRST, *(name for name in CASES if name not in FIRST)]
         while names:
-            limit = self.left() - sum(LIMITS[name] for name in ("distillation", "rfad", "networks"))
+            limit = self.left() - sum(LIMITS[name] for name in AFTER)
             if limit < LEAST:
                 self._lose(names, "late", "no time left")
                 break
@@ -256,6 +253,10 @@ def step(name, device, dry, arguments):
         print(json.dumps({"dm": dm, "status": dm["status"]}), flush=True)
         trained = evaluator_epochs(device, quick=dry)
         print(json.dumps({"evaluator": trained, "status": max(dm["status"], trained["status"])}))
+    elif name == "d3":
+        from _mmd_step import SMALL, mmd_step
+
+        print(json.dumps(mmd_step(device, **(SMALL if dry else {}))))
     else:
         from _gpu_timings import time_cases
 
