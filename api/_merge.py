@@ -53,7 +53,7 @@ def merge(
     >>> kd.merge([first, second]).count == len(data.x_train)
     True
     """
-    if isinstance(sets, (DistilledSet, Statistics, str, os.PathLike)):
+    if isinstance(sets, str) or not isinstance(sets, Iterable):
         raise ValueError("merging takes two or more sets: give a list")
     items = [_loaded(item) for item in sets]
     if not any(isinstance(item, Statistics) for item in items):

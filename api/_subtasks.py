@@ -50,7 +50,7 @@ def learn_subtasks(job: Job, method: MethodOptions | None) -> DistilledSet:
     Raises
     ------
     ValueError
-        If the method has no subtasks, a block would have less than two classes, a class no rows, or what a block
+        If the method has no subtasks, a block would have less than two classes, a class too few rows, or what a block
         raises.
     """
     _check(job, method)

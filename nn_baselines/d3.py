@@ -36,7 +36,6 @@ import torch
 from torch import Tensor
 
 from ..kernels import normal, uniform
-from ..kernels.augmentation import draw_augmentation
 from ..solver.conv_networks import repeatable
 from ..solver.decoders import build_decoder, calibrate, decode, decoder_of
 from ..solver.encoder import arrays_of
@@ -52,7 +51,7 @@ from .d3_options import D3
 from .decoded_points import LatentBatch, decoded
 from .expert_options import LEAST_RATE
 from .experts import Trajectories
-from .student import StudentBatch, matching_loss
+from .student import matching_loss
 
 # Draws of every Gaussian whose statistics the stored decoder has.
 CALIBRATION = 10
@@ -234,20 +233,13 @@ class D3Learner(GradientLearner):
         ends = options.stretch(self._trajectories, step, seed=seed, stream="d3")
         start, target = (end.to(rows.device, rows.dtype) for end in ends)
         parts = options.batches(len(self.classes), step, seed=seed, stream="d3")
-        lengths = [len(part) for part in parts]
         images = self._decoded(parts, f"student.{step}")
-        drawn = draw_augmentation(
-            options.augment,
-            torch.arange(len(parts)).repeat_interleave(torch.tensor(lengths)),
-            rows.transform.input_shape,  # pyright: ignore[reportArgumentType]
-            seed=seed,
-            stream=f"d3.augment.{step}",
-        ).to(rows.device)
-        places = torch.arange(len(images), device=rows.device).split(lengths)
-        batches = [
-            StudentBatch(place, self.classes[part.to(rows.device)], drawn[place])
-            for place, part in zip(places, parts, strict=True)
-        ]
+        # An image belongs to one batch, where its Gaussian may belong to several.
+        places = torch.arange(len(images), device=rows.device).split([len(part) for part in parts])
+        classes = self.classes[torch.cat(parts).to(rows.device)]
+        batches = options.student_batches(
+            places, classes, rows.transform.input_shape, step, seed=seed, stream="d3"
+        )
         return matching_loss(self._network, images, self.parameters["rate"], batches, start, target), {}
 
     def _mmd_loss(self, step: int) -> tuple[Tensor, Figures]:

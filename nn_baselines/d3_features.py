@@ -5,6 +5,7 @@ distance of two rows of one class is measured with it, because a kernel of fixed
 are far from that distance.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -83,13 +84,21 @@ class FeatureMatching:
         step : int
         images : Tensor, shape (draws * m, *input_shape)
             One of each Gaussian, and again.
+
+        Returns
+        -------
+        loss : Tensor, shape ()
+            NaN where the kernel is to be as wide as a median distance, and that is 0.
+        figures : dict
         """
         features = self._features(step)
         F, classes = self._row_features(step, features)
         distance = class_distance(F, classes)
+        figures = {"feature_distance": distance}
+        if self._options.bandwidths == "median" and not float(distance) > 0:
+            return images.sum() * math.nan, figures
         kernel, biased = self._kernel(distance), self._options.biased
-        loss = feature_mmd(features, images, self._pieces, F, classes, kernel, biased=biased)
-        return loss, {"feature_distance": distance}
+        return feature_mmd(features, images, self._pieces, F, classes, kernel, biased=biased), figures
 
     def _row_features(self, step: int, features: Features) -> tuple[Tensor, Tensor]:
         """Features and classes of the rows of a step, in class order."""

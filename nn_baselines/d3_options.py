@@ -52,7 +52,7 @@ class D3(ExpertOptions):
     bandwidths : tuple of float or "median", default (1, 2, 4, 8, 16)
         Of the Gaussians that the kernel sums up. "median": the median distance of two rows of one class, under the
         network of the step, times `ratios`. The fixed ones are blind where that distance, which is logged, is far from
-        all of them.
+        all of them. A median of 0, where rows repeat or a network is dead, ends the run.
     ratios : tuple of float, default (1/4, 1/2, 1, 2, 4)
     biased : bool, default False
         Estimate of the squared MMD.
@@ -197,10 +197,7 @@ class D3(ExpertOptions):
         return 2 if self.matches_features else 0
 
     def check_rows(self, rows: TrainingRows, classes: Tensor) -> None:
-        """Refuse rows that cannot be learned from, or decoded, and classes (m,) that do not fit them.
-
-        For this no experts need be trained.
-        """
+        """Refuse rows that cannot be learned from, or decoded, and classes (m,) that do not fit them."""
         k = rows.targets.n_outputs
         if len(rows.transform.input_shape) != 3:
             raise ValueError(

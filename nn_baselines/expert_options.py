@@ -3,6 +3,9 @@
 What is random about a step is here as well: the stretch of an expert's way, and the points of each batch.
 """
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
@@ -12,6 +15,7 @@ from ..kernels.augmentation import draw_augmentation
 from ..solver.learners.images import NetworkMethod
 from ..solver.learners.rows import TrainingRows
 from .experts import Trajectories, expert_trajectories
+from .student import StudentBatch
 from .training_recipes import TrainingRecipe
 
 # A student's learning rate is kept at this or above: at 0 it would not move, and below it would climb.
@@ -133,6 +137,31 @@ class ExpertOptions(NetworkMethod):
         expert = int(order[step % count])
         first = int(float(uniform(seed, f"{stream}.start.{step}", 1)) * self.max_start_epoch)
         return trajectories.snapshot(expert, first), trajectories.snapshot(expert, first + self.expert_steps)
+
+    def student_batches(
+        self,
+        parts: Sequence[Tensor],
+        classes: Tensor,
+        image_shape: tuple[int, ...],
+        step: int,
+        *,
+        seed: int,
+        stream: str,
+    ) -> list[StudentBatch]:
+        """The student's steps: numbers of the points of each, points of classes (m,), augmented alike in a step."""
+        lengths = [len(part) for part in parts]
+        drawn = draw_augmentation(
+            self.augment,
+            torch.arange(len(parts)).repeat_interleave(torch.tensor(lengths)),
+            image_shape,  # pyright: ignore[reportArgumentType]
+            seed=seed,
+            stream=f"{stream}.augment.{step}",
+        ).to(classes.device)
+        starts = itertools.accumulate(lengths, initial=0)
+        return [
+            StudentBatch(part, classes[part], drawn[first : first + len(part)])
+            for part, first in zip(parts, starts, strict=False)
+        ]
 
     def batches(self, m: int, step: int, *, seed: int, stream: str) -> list[Tensor]:
         """Numbers of the points of each of the student's steps, int64, on the CPU: all before one comes again."""

@@ -22,7 +22,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..kernels.augmentation import draw_augmentation
 from ..solver.conv_networks import repeatable
 from ..solver.learner import Figures
 from ..solver.learners.images import ImageLearner, Judge
@@ -168,20 +167,6 @@ class MTTLearner(ImageLearner):
 
     def _batches(self, step: int) -> list[StudentBatch]:
         """Points of the student's steps, and what happens to them."""
-        options, device = self._options, self._rows.device
-        parts = options.batches(len(self.classes), step, seed=self._seed, stream="mtt")
-        lengths = torch.tensor([len(part) for part in parts])
-        # The operation of one batch is drawn for itself.
-        drawn = draw_augmentation(
-            options.augment,
-            torch.arange(len(parts)).repeat_interleave(lengths),
-            self._rows.transform.input_shape,  # pyright: ignore[reportArgumentType]
-            seed=self._seed,
-            stream=f"mtt.augment.{step}",
-        ).to(device)
-        batches, first = [], 0
-        for part in parts:
-            index, last = part.to(device), first + len(part)
-            batches.append(StudentBatch(index, self.classes[index], drawn[first:last]))
-            first = last
-        return batches
+        options, rows, keys = self._options, self._rows, {"seed": self._seed, "stream": "mtt"}
+        parts = [part.to(rows.device) for part in options.batches(len(self.classes), step, **keys)]
+        return options.student_batches(parts, self.classes, rows.transform.input_shape, step, **keys)

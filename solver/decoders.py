@@ -185,9 +185,10 @@ def decoder_of(spec: DecoderSpec, tensors: dict[str, Tensor]) -> Decoder:
     ValueError
         If they are not those of such a decoder.
     """
-    with torch.device("meta"):
-        decoder = Decoder(spec)
     try:
+        # More weights than can be numbered are refused by torch even where they take no memory.
+        with torch.device("meta"):
+            decoder = Decoder(spec)
         decoder.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise ValueError(f"these are not the weights of a {spec.name!r} decoder: {error}") from None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,10 +277,20 @@ def test_what_cannot_be_merged_is_refused(names, options, message, files):
         kd.merge([files / name for name in names], **options)
 
 
-@pytest.mark.parametrize(("given", "message"), [("a.safetensors", "give a list"), ([1, 2], "got int")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("a.safetensors", "give a list"), (Path("a"), "give a list"), (5, "give a list"), ([1, 2], "got int")],
+)
 def test_merge_takes_sets_and_paths(given, message):
     with pytest.raises(ValueError, match=message):
         kd.merge(given)
+
+
+def test_a_value_named_subtasks_is_no_label_map(data):
+    ds = learned(data, subtasks=1, provenance={"subtasks": 3})
+    other = learned(dataclasses.replace(data, y_train=data.y_train + 10, class_names=None), subtasks=1)
+    with pytest.raises(ValueError, match="no label map"):
+        kd.merge([ds, other])
 
 
 def test_class_gaussians_of_disjoint_classes_merge_exactly(data):

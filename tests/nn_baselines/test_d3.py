@@ -482,19 +482,67 @@ def test_soft_labels_are_the_probabilities_of_an_expert(experts):
     assert sorted(hard.unique().tolist()) == pytest.approx([-1 / 3, 2 / 3])
 
 
-def test_the_judge_sees_decoded_means_and_labels(experts):
+def judged_of(learner):
+    """The points and labels that the judge of a learner is shown."""
     seen = []
 
     def judge(x, y):
         seen.append((x, y))
         return {"loss": 0.25, "score": 0.75}
 
-    learner = learner_of(experts)
     learner._judge = judge
     assert learner.evaluate() == {"loss": 0.25, "score": 0.75}
+    return seen[0]
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+@pytest.mark.parametrize("draws", [0, 3])
+def test_the_judge_sees_means_and_draws_with_their_labels(experts, draws, labels):
+    learner = advanced(learner_of(experts, judge_draws=draws, labels=labels), range(2))
+    x, y = judged_of(learner)
     learned = learner.learned()
-    assert torch.equal(seen[0][0], learned["x"])
-    assert torch.equal(seen[0][1], learned["y"])
+    assert x.shape == (6 * (1 + draws), *SHAPE)
+    assert torch.equal(x[:6], learned["x"])
+    assert torch.equal(y, learned["y"].repeat(1 + draws, 1))
+    assert x.dtype == y.dtype == torch.float64
+    state = {
+        name.removeprefix("decoder."): value for name, value in learned.items() if name.startswith("decoder.")
+    }
+    decoder = decoder_of(learner._options.decoder_spec(learner._rows), state).eval()
+    for number in range(draws):
+        noise = learner._noise(f"judge.{number}", 6)
+        z = learned["latent.mean"] + noise * (learned["latent.log_variance"] / 2).exp()
+        with torch.no_grad():
+            expected = decoder(z)
+        torch.testing.assert_close(x[6 * (1 + number) :][:6], expected, rtol=0, atol=1e-12)
+
+
+def test_the_judge_sees_the_same_draws_whenever_it_is_asked(experts):
+    few, many = (advanced(learner_of(experts, judge_draws=draws), [0]) for draws in (1, 2))
+    first, again, more = judged_of(few)[0], judged_of(few)[0], judged_of(many)[0]
+    assert torch.equal(first, again)
+    assert torch.equal(first, more[:12])
+    assert float((more[6:12] - more[12:]).abs().max()) > 0.01
+    advanced(few, [1])
+    state = learner_of(experts, judge_draws=1)
+    state.restore(*few.state())
+    assert torch.equal(judged_of(few)[0], judged_of(state)[0])
+
+
+def test_a_median_distance_of_nothing_ends_the_run():
+    X = torch.ones(30, *SHAPE, dtype=torch.float64)
+    y = torch.arange(30) % CLASSES
+    rows = TrainingRows(
+        ArraySource(X.numpy(), y.numpy()),
+        make_transform("none", lambda: [], SHAPE),
+        Targets.from_labels(y.numpy(), "centred"),
+        seed=0,
+        dtype=torch.float64,
+    )
+    learner = learner_of(None, rows=rows, bandwidths="median", **DATA_FREE)
+    result = run_loop(learner, Loop(), steps=3, evaluate_every=1, label="d3", progress=False)
+    assert (result.stopped, result.steps) == ("diverged", 0)
+    assert all(bool(value.isfinite().all()) for value in result.learned.values())
 
 
 def test_the_identity_is_plain_and_that_of_the_experts_wherever_they_are(experts, tmp_path):

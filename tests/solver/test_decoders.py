@@ -399,6 +399,11 @@ def test_impossible_decoders_are_refused(name, shape, options, message):
         decoder_spec(name, shape, **options)
 
 
+def test_more_weights_than_can_be_numbered_are_refused():
+    with pytest.raises(ValueError, match="not the weights of a 'small' decoder"):
+        decoder_of(decoder_spec("small", (1, 8, 8), width=10**9), {})
+
+
 def test_foreign_values_are_refused():
     spec = decoder_spec("small", (1, 8, 8), width=4, latent_dim=3)
     for values in ({}, {**spec.parameters(), "depth": 1}, {**spec.parameters(), "image_shape": None}):

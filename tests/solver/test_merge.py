@@ -196,6 +196,20 @@ def test_what_one_part_alone_says_is_said_of_it():
     assert merged.certificate.notes[1:] == ("both", "classes 0 to 1: slow")
 
 
+def test_classes_that_lie_apart_are_named_one_by_one():
+    sets = [of_points(block, heldout_score=0.5) for block in ((0, 2), (1,), (3, 4, 5))]
+    notes = merge_sets(sets).certificate.notes
+    assert any("0.5000 (classes 0, 2), 0.5000 (class 1), 0.5000 (classes 3 to 5)" in note for note in notes)
+
+
+@pytest.mark.parametrize("entries", [3, [{"classes": [2, 3]}], {"a": 1}])
+def test_a_value_that_is_no_label_map_is_refused(entries):
+    ds = of_points((2, 3))
+    other = dataclasses.replace(ds, provenance={**ds.provenance, "subtasks": entries})
+    with pytest.raises(ValueError, match="no label map"):
+        merge_sets([of_points((0, 1)), other])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("transform", [STANDARD, NONE])
 def test_a_merged_set_comes_back_from_its_file(kind, transform, tmp_path):
