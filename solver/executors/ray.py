@@ -70,6 +70,9 @@ class RayExecutor(Executor):
     a worker with another version of this library is refused. Functions, classes and what they import must be of
     installed modules, or of the script itself, which Ray sends along.
 
+    An interrupt (KeyboardInterrupt) hands out nothing more. What runs is ended and the executor closed, if it started
+    the cluster or connected to it; otherwise it runs to its end. An error likewise lets what runs run to its end.
+
     Shared arguments are stored once and read by reference. On a machine all workers share them: NumPy arrays are
     read-only there.
     """
@@ -165,8 +168,10 @@ class RayExecutor(Executor):
         try:
             for _ in track(work.finished(), label, len(tasks), show=progress):
                 pass
-        finally:
-            work.cancel()
+        except KeyboardInterrupt:
+            # Ray ends the tasks of a process that leaves. Of a Ray that is not ours they run to their end.
+            self.close()
+            raise
         return work.results
 
     def _submitting(self, tasks: list[Task]) -> Submit:
@@ -200,8 +205,9 @@ class RayExecutor(Executor):
             )
 
     def _limit(self) -> int:
-        """Two tasks for every one that can run: the next is there when one ends."""
-        return max(2, 2 * int(self._ray.cluster_resources().get("CPU", 0.0) / self._cpus))
+        """Some more tasks than can run, so that the next is there when one ends."""
+        slots = int(self._ray.cluster_resources().get("CPU", 0.0) / self._cpus)
+        return slots + max(1, slots // 4)
 
     def _connect(self, address: str | None, wheel: Path | None, num_cpus: int | None) -> bool:
         """Have this process use a cluster; whether it was connected or started here."""

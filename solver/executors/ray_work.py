@@ -7,6 +7,10 @@ Ray could retry by itself (`max_retries`, `retry_exceptions`) and rebuild lost o
 and not to the caller which task it ran again and why. So its own retries are off and a failed task is handed out anew.
 A lost input of a merge is made again from the tasks below it: inputs further down are released once merged, which is
 what bounds the memory of a large reduction.
+
+A call that ends early, by an error or an interrupt, hands out nothing more and lets what Ray has run out. It is not
+cancelled: `ray.cancel` of a task that ends at that moment aborts the calling process, or leaves it waiting for ever
+(Ray 2.60, both seen within a minute of trying: "Tried to complete task that was not pending").
 """
 
 import copy
@@ -31,7 +35,7 @@ class Submit(NamedTuple):
         ``task(name, gpus, function, *arguments)`` -> references of the error, or None, and of the result.
     limit : callable
         How many tasks may be out at once: enough that no worker waits, and few enough that merges are not queued
-        behind all the tasks, with all results in memory.
+        behind all the tasks, with all results in memory, and that little runs out after an error.
     """
 
     ray: Any
@@ -95,18 +99,6 @@ class RayWork:
             if self._take(ready, done) and not done.inputs and done.node.place not in seen:
                 seen.add(done.node.place)
                 yield done.node.place
-
-    def cancel(self) -> None:
-        """Call back what Ray still has: what has not started never will, and what runs is ended with its process.
-
-        By force, because an operation of torch takes no notice of the interrupt that Ray would send otherwise, and
-        because Ray then aborts the calling process if the task ends just as it is sent (seen with Ray 2.60: "Tried to
-        complete task that was not pending").
-        """
-        for ready in self._running:
-            self._ray.cancel(ready, force=True)
-        self._running.clear()
-        self._waiting.clear()
 
     def _start_task(self, index: int) -> None:
         task, node = self._tasks[index], Node(0, index)

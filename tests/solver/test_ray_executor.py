@@ -102,7 +102,7 @@ def test_equal_to_the_serial_executor(ray_executor, n):
     assert equal(total, serial.map_reduce(sums, add, tasks_of(n), shared=(scale,)))
     # What comes back is the caller's own.
     total.counts += 1
-    results[0].total += 1
+    results[0].counts += 1
     assert ray.retries == []
 
 
@@ -258,7 +258,7 @@ def slow(number, folder):
     return np.arange(3.0) + number
 
 
-def test_an_interrupt_calls_back_what_is_outstanding(ray_executor, tmp_path):
+def test_an_interrupt_hands_out_nothing_more(ray_executor, tmp_path):
     watch = threading.Thread(target=interrupt_when, args=(lambda: calls(tmp_path) >= 3,))
     watch.start()
     with pytest.raises(KeyboardInterrupt):
@@ -428,6 +428,42 @@ def kill_one(folder, seconds, chance, pids):
     pid = chance.choice(sorted({int(file.name.split(".")[0]) for file in folder.iterdir()}))
     os.kill(pid, signal.SIGKILL)
     pids.append(pid)
+
+
+INTERRUPT = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from kernel_distill.solver.executors import Task
+from kernel_distill.solver.executors.ray import RayExecutor
+
+folder = Path(sys.argv[1])
+
+def long(number):
+    (folder / str(os.getpid())).touch()
+    time.sleep(600)
+
+def interrupt():
+    while not list(folder.iterdir()):
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
+executor = RayExecutor(num_cpus=1)
+try:
+    executor.map(long, [Task("a", (0,))])
+except KeyboardInterrupt:
+    (worker,) = folder.iterdir()
+    end = time.monotonic() + 60
+    while Path("/proc", worker.name).exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    print(Path("/proc", worker.name).exists())
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_what_runs_on_a_cluster_that_was_started_here(tmp_path):
+    pytest.importorskip("ray")
+    assert run_script(INTERRUPT, tmp_path) == ["False"]
 
 
 NODES = """
