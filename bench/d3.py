@@ -19,7 +19,10 @@ from _rows import DATA, emit
 import kernel_distill as kd
 
 TINY = {"d3": "d3-tiny-imagenet-cpu", "d3, 5 subtasks": "d3-tiny-imagenet-cpu-5"}
-ANALYTIC = "class-gaussians-tiny-imagenet"
+ANALYTIC = {
+    "class-gaussians": "class-gaussians-tiny-imagenet",
+    "class-gaussians, diagonal": "class-gaussians-tiny-imagenet-diagonal",
+}
 NETWORK = {"convnet": {"width": 32}}
 DIGITS = {
     "recipe": "d3",
@@ -31,28 +34,30 @@ DIGITS = {
 
 
 def tiny_imagenet(given):
-    """D3 in one piece and by subtasks, the analytic set, and random and closed-form rows of as many bytes."""
+    """D3 in one piece and by subtasks, class Gaussians, and random and closed-form rows of as many bytes."""
     data = kd.load_data(DATA / "tiny_imagenet_200")
-    sets, seconds = {}, {}
+    learned, exact, seconds = {}, {}, {}
     for name, recipe in TINY.items():
         chosen = kd.load_recipe(recipe)
         # Equal time: each subtask has its share of it.
         changes: dict = {"loop.time_limit": given.seconds / (chosen.subtasks or 1), "loop.steps": 10**6}
         if given.experts:
             changes["method.experts_folder"] = str(given.experts / recipe)
-        arguments = chosen.replaced(changes).arguments()
-        sets[name], seconds[name] = timed(data, **arguments)
-        sets[f"random, bytes of {name}"], _ = random_rows(data, sets[name].nbytes)
-        sets[f"closed-form, bytes of {name}"], seconds[f"closed-form, bytes of {name}"] = closed_form(
-            data, sets[name].nbytes
-        )
-    analytic, seconds["class-gaussians"] = timed(data, **kd.load_recipe(ANALYTIC).arguments())
-    by_ridge = {**sets, "class-gaussians": analytic}
-    by_ridge["closed-form, bytes of class-gaussians"], _ = closed_form(data, analytic.nbytes)
-    ridge = {row.name: row.score for row in kd.evaluate(by_ridge, data).rows}
-    trained = {name: ds for name, ds in {**sets, "class-gaussians": analytic}.items() if "closed" not in name}
+        learned[name], seconds[name] = timed(data, **chosen.replaced(changes).arguments())
+        beside = f"random, bytes of {name}"
+        learned[beside], seconds[beside] = random_rows(data, learned[name].nbytes)
+    for name, recipe in ANALYTIC.items():
+        exact[name], seconds[name] = timed(data, **kd.load_recipe(recipe).arguments())
+        learned[name] = exact[name]
+    for name in [*TINY, *ANALYTIC]:
+        beside = f"closed-form, bytes of {name}"
+        exact[beside], seconds[beside] = closed_form(data, learned[name].nbytes)
+    # As many real rows as a closed form has points stand beside it, with the same features.
+    for row in kd.evaluate(exact, data, baselines="random").rows:
+        if row.trained_on == "distilled" or row.name.startswith("closed-form"):
+            show("ridge", row, seconds, data)
     networks = kd.evaluate(
-        trained,
+        learned,
         data,
         recipe="d3",
         networks=NETWORK,
@@ -61,26 +66,29 @@ def tiny_imagenet(given):
         baselines=(),
         progress=False,
     )
-    accuracy = {row.name: (row.score, row.std) for row in networks.rows}
-    for name, ds in by_ridge.items():
-        score, std = accuracy.get(name, (None, None))
-        emit(
-            "d3-tiny-imagenet",
-            set=name,
-            entries=len(ds),
-            nbytes=ds.nbytes,
-            float32_images=round(ds.nbytes / (4 * data.x_train[0].size), 1),
-            ridge_accuracy=round(ridge[name], 4),
-            network_accuracy=None if score is None else round(score, 4),
-            network_deviation=None if std is None else round(std, 4),
-            seconds=None if name not in seconds else round(seconds[name], 1),
-            steps=ds.certificate.steps,
-            selected_step=ds.certificate.selected_step,
-            notes=list(ds.certificate.notes),
-            epochs=given.epochs,
-            threads=torch.get_num_threads(),
-        )
+    for row in networks.rows:
+        ds = learned[row.name]
+        run = {"steps": ds.certificate.steps, "selected_step": ds.certificate.selected_step}
+        more = {"deviation": round(row.std, 4), "epochs": given.epochs, "notes": list(ds.certificate.notes)}
+        show("networks", row, seconds, data, **run, **more)
     print(networks)
+
+
+def show(model, row, seconds, data, **more):
+    """A row of the table."""
+    emit(
+        "d3-tiny-imagenet",
+        model=model,
+        set=row.name,
+        trained_on=row.trained_on,
+        entries=row.points,
+        nbytes=row.nbytes,
+        float32_images=round(row.nbytes / (4 * data.x_train[0].size), 1),
+        accuracy=round(row.score, 4),
+        seconds=round(seconds[row.name], 1) if row.trained_on == "distilled" else None,
+        threads=torch.get_num_threads(),
+        **more,
+    )
 
 
 def timed(data, **arguments):
