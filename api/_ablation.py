@@ -18,10 +18,10 @@ from ._ablation_store import run_name, run_store, shared_settings
 from ._distill import distill
 from ._inputs import fit_transform
 from ._methods import FITTED_METHODS, NETWORK_METHODS, method_options
-from ._sweep_scores import make_scorer, network_score, scorer_name
-from ._tasks import Late, gpu_share, plain_settings, retried_since, run_record
+from ._sweep_scores import SetScores, make_scorer, network_score, scorer_name, scores_own_models
+from ._tasks import Late, distill_arguments, gpu_share, plain_settings, retried_since, run_record
 from .nn_baselines.training_recipes import TrainingRecipe
-from .solver._check import check_count, check_non_negative
+from .solver._check import check_count, check_name, check_non_negative
 from .solver.data import Data
 from .solver.executors import Executor, SerialExecutor, Task, make_executor
 from .solver.learners.pick import Pick
@@ -30,6 +30,8 @@ from .solver.source import as_source
 
 # Steps of a run that only time ends.
 _UNLIMITED = 10**9
+# Arguments of `distill` that an ablation gives itself.
+_OWN = ("X", "y", "executor", "loop", "method", "near", "seed")
 
 
 def ablate(
@@ -131,8 +133,10 @@ def ablate(
         raise ValueError(
             f"{data.name!r} has no test split to compare on: load it with load_data(..., test=0.2)"
         )
-    for name in {"seed", "near", "method"} & set(options):
-        raise ValueError(f"an ablation sets `{name}` itself: leave it out")
+    for name in options:
+        if name in _OWN:
+            raise ValueError(f"an ablation sets `{name}` itself: leave it out")
+        check_name(name, distill_arguments(_OWN), "argument of ablate, or of distill,")
     if both := arms[0].arguments.keys() & options.keys():
         raise ValueError(f"{', '.join(sorted(both))}: given both once and to vary: leave one out")
     options = {"progress": False, **options}
@@ -142,9 +146,12 @@ def ablate(
     device = options.get("device", "auto")
     # Checked here, made anew by every task.
     make_scorer(evaluate, runner, device, progress)
-    scored = scorer_name(evaluate)
-    if scored != "ridge":
-        settings["evaluated"] = {"by": scored, **plain_settings({"evaluate": evaluate}, "an ablation")}
+    alone = scores_own_models(evaluate)
+    if not alone:
+        settings["evaluated"] = {
+            "by": scorer_name(evaluate),
+            **plain_settings({"evaluate": evaluate}, "an ablation"),
+        }
     if time_limit is not None and not isinstance(runner, SerialExecutor):
         settings["executor"] = type(runner).__name__
     # Seed by seed, each beginning with the next arm.
@@ -153,7 +160,7 @@ def ablate(
         for turn, seed in enumerate(numbers)
         for index in range(len(arms))
     ]
-    gpus = gpu_share(device, arms[0].method.method if scored == "ridge" else None)
+    gpus = gpu_share(device, arms[0].method.method if alone else None)
     runs = runner.map(
         _run,
         [Task(run_name(arm.init, arm.pick, arm.varied, seed), (arm, seed), gpus) for seed, arm in order],
@@ -189,20 +196,21 @@ def _run(
     if arm.init is not None:
         given["near"] = arm.init
     ds = distill(data, method=arm.method, seed=seed, **given)
-    if scorer_name(evaluate) == "ridge":
-        score = float(ds.score(data.x_test, data.y_test))
+    if scores_own_models(evaluate):
+        found = SetScores((float(ds.score(data.x_test, data.y_test)),))
     else:
-        score = network_score(evaluate, ds, data, seed, options.get("device"))
+        found = network_score(evaluate, ds, data, seed, options.get("device"))
     record, certificate = run_record(ds), ds.certificate
     return Run(
         init=arm.init,
         pick=arm.pick,
         seed=seed,
-        score=score,
+        score=found.scores[0],
         heldout_score=certificate.heldout_score,
         heldout_loss=certificate.heldout_loss,
         **dataclasses.asdict(record),
         varied=arm.varied,
+        networks_diverged=found.diverged,
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from ._ablation_result import arm_label
-from ._job import Job
 from ._methods import FITTED_METHODS, LEARNED, method_options
 from ._recipe import merged, validated
 from ._request import nested
+from ._tasks import distill_arguments
 from .solver._check import check_name
 from .solver.coresets import CORESETS
 from .solver.learners.pick import Pick
@@ -145,7 +145,7 @@ def _variants(options: Any, picks: Sequence[str | Pick] | None) -> list[tuple[st
 
 def _arm(init: str | None, pick: str | None, options: Any, values: Mapping[str, Any]) -> ArmPlan:
     """An arm with these values: each is an option of the method, where it has one of that name, or an argument."""
-    known = [field.name for field in dataclasses.fields(Job) if field.init and field.name not in _NOT_VARIED]
+    known = distill_arguments(_NOT_VARIED)
     fields = [name for name in type(options).model_fields if name not in ("method", "steps")]
     others = {"near": "inits", "pick": "picks", "seed": "seeds", "steps": "steps or time_limit"}
     of_method: dict[str, Any] = {}

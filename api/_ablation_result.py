@@ -46,6 +46,8 @@ class Run:
         Why the loop ended; "fitted" where there was none.
     varied : dict
         The other options that tell the arm from others, as plain JSON by dotted key.
+    networks_diverged : int
+        Of those that were trained on the set; they count with the accuracy that they have.
     """
 
     init: str | None
@@ -60,6 +62,7 @@ class Run:
     init_seconds: float
     stopped: str
     varied: dict[str, Any] = dataclasses.field(default_factory=dict)
+    networks_diverged: int = 0
 
     @property
     def arm(self) -> str:
@@ -75,9 +78,9 @@ class PairedDifference:
     ----------
     mean : float
     interval : tuple of float, or None
-        None for a single seed.
+        None for a single seed, and where all differences are the same: their spread says nothing.
     t_pvalue : float or None
-        Of the paired t-test; None where all differences are the same, which it cannot judge.
+        Of the paired t-test; None where the interval is.
     wilcoxon_pvalue : float or None
         Of the signed ranks; None where every difference is zero.
     """
@@ -201,6 +204,11 @@ class Ablation:
             for run in self.runs
             if run.stopped == "diverged"
         ]
+        lines += [
+            f"{run.networks_diverged} networks on the set of {run.arm}, seed {run.seed} diverged."
+            for run in self.runs
+            if run.networks_diverged
+        ]
         return lines + retry_remarks(self.retried)
 
     def __str__(self) -> str:
@@ -249,7 +257,9 @@ def paired_difference(
     error = float(difference.std(ddof=1)) / math.sqrt(n)
     half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * error
     same = bool((difference == difference[0]).all())
-    t_pvalue = None if same else float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    if same:
+        return PairedDifference(mean, None, None, _wilcoxon(difference))
+    t_pvalue = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return PairedDifference(mean, (mean - half, mean + half), t_pvalue, _wilcoxon(difference))
 
 

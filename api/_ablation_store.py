@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel
 
 from ._ablation_result import Run
-from ._tasks import plain_settings
+from ._tasks import plain_settings, versions
 from .solver.data import Data
 from .solver.executors import TaskStore
 from .solver.loop import Loop
@@ -52,30 +52,35 @@ def shared_settings(
 
     Equal time is equal only with the same threads and versions, so these belong to it.
     """
-    from . import __version__
-
     per_class = "" if "per_class" in varied else f"{options.get('per_class', 1)} a class"
     points = options.get("n_points")
     given = {name: value for name, value in options.items() if name not in ("progress", "provenance")}
     settings = {
         "data": {"name": data.name, "digest": data_digest(data)},
-        "metric": "accuracy" if data.class_names else "r2",
+        "metric": "r2" if _is_regression(data, options.get("task", "auto")) else "accuracy",
         "method": method.model_dump(mode="json", exclude={"pick"}),
         "points": f"{points} points" if points else "" if "n_points" in varied else per_class,
         "budget": budget,
         "loop": None if loop is None else loop.model_dump(mode="json"),
         "options": plain_settings(given, "an ablation"),
-        "versions": {"kernel-distill": __version__, "torch": torch.__version__},
+        "versions": versions(),
         "threads": torch.get_num_threads(),
     }
     return settings | ({"varied": sorted(varied)} if varied else {})
 
 
+def _is_regression(data: Data, task: str) -> bool:
+    return task == "regression" or (task == "auto" and np.asarray(data.y_train).dtype.kind == "f")
+
+
 def data_digest(data: Data) -> str:
-    """Of both splits: a test split that was cut otherwise gives other scores."""
-    digest = hashlib.sha256()
+    """Of both splits, as a test split that was cut otherwise gives other scores, and of the names of classes."""
+    digest = hashlib.sha256(json.dumps(data.class_names).encode())
     for part in (data.x_train, data.y_train, data.x_test, data.y_test):
         values = np.ascontiguousarray([] if part is None else part)
+        if values.dtype.kind == "O":
+            # Texts, of which such an array holds addresses.
+            values = np.array(values.tolist())
         digest.update(f"{values.dtype.str}{values.shape}".encode())
         digest.update(values.data)
     return digest.hexdigest()

@@ -38,7 +38,8 @@ def estimate(
         int | None, typer.Option(help="Of each worker; a whole machine by default.", show_default=False)
     ] = None,
     tiles: Annotated[
-        int | None, typer.Option(help="Parts of the rows; one a worker by default.", show_default=False)
+        int | None,
+        typer.Option(help="Parts of the rows; of 32,768 rows each by default.", show_default=False),
     ] = None,
     reduction: Annotated[str, option("How sums of workers meet: tree or all-reduce.")] = "tree",
     measure: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ._cli_support import SOURCE, AsJson, option, parameter, print_evaluation
+from ._cli_support import SOURCE, AsJson, Executor, option, parameter, print_evaluation
 
 
 def sweep(
@@ -19,9 +19,7 @@ def sweep(
         ),
     ],
     seeds: Annotated[int, option("Sets of each recipe, with seeds 0, 1, ...")] = 1,
-    executor: Annotated[
-        str, option("serial: here, one after the other; ray: on its cluster (RAY_ADDRESS), or local workers.")
-    ] = "serial",
+    executor: Executor = None,
     out: Annotated[
         Path | None, option("Folder for the sets; those that are there are not made again.")
     ] = None,

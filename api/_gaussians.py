@@ -110,7 +110,7 @@ def learn_gaussians(job: Job, method: ClassGaussians) -> DistributionalSet:
             max_abs_x=float(x.abs().max()),
             out_of_range=share_outside(x, rows.data_range) if transform.bijective else None,
             n_rows=rows.n,
-            notes=(size, *path.notes, *_notes(rows), *retry_remarks(retried_since(executor, before))),
+            notes=(size, *path.notes, *_notes(rows, rule), *retry_remarks(retried_since(executor, before))),
             heldout_score=score,
             heldout_rows=rows.n_held_out,
         ),
@@ -210,11 +210,11 @@ def _choose(wanted: Any, path: RidgePath, encoder: Encoder, rows: TrainingRows) 
     return ridge, rule, scores[ridge]
 
 
-def _notes(rows: TrainingRows) -> list[str]:
+def _notes(rows: TrainingRows, rule: str) -> list[str]:
     if rows.n_held_out == 0:
-        return [
-            "no rows were held out: the ridge was chosen on training rows, and the score flatters the set"
-        ]
+        chosen = "" if rule == "given" else " and the ridge was chosen by it"
+        return [f"no rows were held out: the score is that of training rows{chosen}, which flatters the set"]
     if rows.n_held_out < _FEW_ROWS:
-        return [f"only {rows.n_held_out} rows were held out: their score, and the choice by it, are rough"]
+        what = "their score is" if rule == "given" else "their score, and the choice by it, are"
+        return [f"only {rows.n_held_out} rows were held out: {what} rough"]
     return []

@@ -147,14 +147,8 @@ class NetworkEvaluation(Report):
                 "intervals of one set are those of networks trained on that set: another run of its method may differ"
                 " by more"
             )
-        known = TRAINING_RECIPES.get(self.recipe["name"])
-        if known is not None:
-            published = known.model_dump(mode="json")
-            changed = [
-                f"{field}={value!r}" for field, value in self.recipe.items() if value != published[field]
-            ]
-            if changed:
-                lines.append(f"recipe {known.name}, but {', '.join(changed)}")
+        if changed := changed_fields(self.recipe):
+            lines.append(f"recipe {self.recipe['name']}, but {', '.join(changed)}")
         seeds = max((row.seeds for row in self.rows), key=len)
         lines.append(f"seeds {', '.join(map(str, seeds))}, one for each set of a row")
         if self.n_held_out:
@@ -170,6 +164,13 @@ class NetworkEvaluation(Report):
                     " networks diverged: use a lower rate"
                 )
         return lines + retry_remarks(self.retried)
+
+
+def changed_fields(recipe: dict[str, Any]) -> list[str]:
+    """What the fields of a `TrainingRecipe` have in place of those of the published one of its name."""
+    known = TRAINING_RECIPES.get(recipe["name"])
+    published = recipe if known is None else known.model_dump(mode="json")
+    return [f"{field}={value!r}" for field, value in recipe.items() if value != published[field]]
 
 
 def _distinct(values: tuple[Any, ...]) -> str | None:

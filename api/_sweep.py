@@ -17,12 +17,11 @@ import numpy as np
 from ._ablation import seed_numbers
 from ._ablation_store import data_digest
 from ._distill import distill
-from ._job import Job
 from ._recipe import Recipe
 from ._recipes import load_recipe
 from ._sweep_result import Sweep, SweepRow
-from ._sweep_scores import make_scorer, scorer_name, sweep_scores
-from ._tasks import gpu_share, plain_settings, retried_since, run_record
+from ._sweep_scores import SetScores, make_scorer, scorer_name, sweep_scores
+from ._tasks import distill_arguments, gpu_share, plain_settings, retried_since, run_record, versions
 from .nn_baselines.training_recipes import TrainingRecipe
 from .solver._check import check_name
 from .solver.data import Data
@@ -31,6 +30,8 @@ from .solver.executors import Executor, Task, TaskStore, make_executor
 
 # Arguments of `distill` that the sweep gives itself.
 _OWN = ("X", "y", "executor", "loop", "method", "progress", "provenance", "seed")
+# Those that say how a set is made and not which.
+_OF_MACHINES = ("batch_bytes", "device")
 
 
 def sweep(
@@ -66,8 +67,8 @@ def sweep(
         Values in place of those of every recipe, by dotted key: see `Recipe.replaced`.
     evaluate : str, TrainingRecipe, mapping or None, default "ridge"
         How sets are scored on the test split, which is looked at once, after all sets are made: a recipe of `evaluate`,
-        or its arguments, as ``{"recipe": "dc-bench", "networks": "mlp", "count": 3}``. There are no baselines unless
-        they are asked for, and these have no rows here. None leaves the test split alone.
+        or its arguments, as ``{"recipe": "dc-bench", "networks": "mlp", "count": 3}``. There are no
+        baselines. None leaves the test split alone.
     progress : bool, optional
         True, False, or (default) after two seconds of work.
     any_data : bool, default False
@@ -101,10 +102,11 @@ def sweep(
     numbers = seed_numbers(seeds)
     sources = _data(named, data, any_data)
     _check_arguments(named.values(), arguments)
+    named = {name: _changed(recipe, arguments) for name, recipe in named.items()}
     runner = make_executor(executor)
     score = make_scorer(evaluate, runner, arguments.get("device"), progress)
     for source in sources.values():
-        if score is not None and source.x_test is None:
+        if score is not None and (source.x_test is None or source.y_test is None):
             raise ValueError(
                 f"{source.name!r} has no test split to score on: load it with load_data(..., test=0.2), or give"
                 " evaluate=None"
@@ -135,7 +137,7 @@ def sweep(
     scores = {} if score is None else sweep_scores(sets, sources, score)
     return Sweep(
         rows=tuple(
-            _row(recipe, sources[name], numbers, sets[name], scores.get(name, ()))
+            _row(recipe, sources[name], numbers, sets[name], scores.get(name, SetScores(())))
             for name, recipe in named.items()
         ),
         sets=sets,
@@ -179,24 +181,31 @@ def _data(named: Mapping[str, Recipe], data: Any, any_data: bool) -> dict[str, D
 
 
 def _check_arguments(recipes: Iterable[Recipe], arguments: Mapping[str, Any]) -> None:
-    known = [field.name for field in dataclasses.fields(Job) if field.init and field.name not in _OWN]
     for name in arguments:
-        check_name(name, known, "argument of sweep, or of distill,")
+        check_name(name, distill_arguments(_OWN), "argument of sweep, or of distill,")
         for recipe in recipes:
             if name in recipe.arguments():
                 raise ValueError(f"recipe {recipe.name!r} has a `{name}` of its own: replace it by `changes`")
 
 
+def _changed(recipe: Recipe, arguments: Mapping[str, Any]) -> Recipe:
+    """The recipe, which knows the arguments that make its sets others than the published ones."""
+    given = [name for name in arguments if name not in (*_OF_MACHINES, *recipe.changed)]
+    return recipe.model_copy(update={"changed": (*recipe.changed, *given)})
+
+
 def _mark(recipe: Recipe, data: str, seed: int) -> str:
     """What a set follows from besides the arguments of the sweep; its file carries it."""
-    document = [recipe.model_dump(mode="json", exclude={"published", "measured"}), data, seed]
+    document = [
+        recipe.model_dump(mode="json", exclude={"title", "note", "published", "measured"}),
+        data,
+        seed,
+    ]
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _store(folder: Path, arguments: Mapping[str, Any], marks: set[str]) -> TaskStore:
-    from . import __version__
-
-    identity = {"arguments": plain_settings(arguments, "a sweep"), "kernel-distill": __version__}
+    identity = {"arguments": plain_settings(arguments, "a sweep"), "versions": versions()}
 
     def read(path: Path) -> DistilledSet:
         ds = DistilledSet.load(path)
@@ -233,8 +242,9 @@ def _row(
     data: Data,
     seeds: tuple[int, ...],
     sets: Sequence[DistilledSet],
-    scores: tuple[float, ...],
+    found: SetScores,
 ) -> SweepRow:
+    scores = found.scores
     records = [run_record(ds) for ds in sets]
     return SweepRow(
         recipe=recipe.name,
@@ -249,5 +259,8 @@ def _row(
         steps=float(np.mean([record.steps for record in records])),
         seconds=float(np.mean([record.seconds for record in records])),
         published=recipe.published if _fits(recipe, data) else (),
+        published_for=recipe.data,
         changed=recipe.changed,
+        diverged=sum(record.stopped == "diverged" for record in records),
+        networks_diverged=found.diverged,
     )

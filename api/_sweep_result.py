@@ -35,9 +35,13 @@ class SweepRow:
     steps, seconds : float
         Means over sets; of the loop, where there was one.
     published : tuple of Published
-        What the recipe says that others printed; nothing where it is for other data.
+        What the recipe says that others printed; nothing where the data have another shape or other classes.
+    published_for : str
+        The data that these figures are of.
     changed : tuple of str
-        Values of the recipe that were replaced: the run is not the published one.
+        Values of the recipe that were replaced or added: the run is not the published one.
+    diverged, networks_diverged : int
+        Sets whose loop diverged, and networks trained on sets that did; both count with the score that they have.
     """
 
     recipe: str
@@ -52,7 +56,10 @@ class SweepRow:
     steps: float
     seconds: float
     published: tuple[Published, ...] = ()
+    published_for: str = ""
     changed: tuple[str, ...] = ()
+    diverged: int = 0
+    networks_diverged: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Sweep(Report):
     sets : dict of str to tuple of DistilledSet
         By recipe, one for each seed.
     evaluated : str or None
-        By which recipe of `evaluate` the sets were scored.
+        By which recipe of `evaluate` the sets were scored, and with which arguments.
     retried : tuple of str
         Tasks that the executor had to start again, and why.
     """
@@ -114,12 +121,22 @@ class Sweep(Report):
         return known_columns(columns, rows, title, plain)
 
     def remarks(self) -> list[str]:
-        """Say where a run was not the published one, and what was run again."""
+        """Say what was published for what and where a run was another one, what diverged, and what was run again."""
         lines = [
+            f"{row.recipe}: {published_text(figure)} for {row.published_for}, {figure.source}"
+            for row in self.rows
+            for figure in row.published
+        ]
+        lines += [
             f"{row.recipe}: not as published, {', '.join(row.changed)} replaced"
             for row in self.rows
             if row.changed
         ]
+        for row in self.rows:
+            if row.diverged:
+                lines.append(f"{row.recipe}: the loop of {row.diverged} of {len(row.seeds)} sets diverged")
+            if row.networks_diverged:
+                lines.append(f"{row.recipe}: {row.networks_diverged} networks diverged: use a lower rate")
         return lines + retry_remarks(self.retried)
 
 

@@ -1,19 +1,26 @@
 """How sweeps and ablations score their sets: `evaluate`, with its arguments checked before any set is made."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._evaluate import evaluator
 from ._evaluation import Evaluation, Row
-from ._network_evaluation import NetworkEvaluation, NetworkRow
+from ._network_evaluation import NetworkEvaluation, NetworkRow, changed_fields
 from .nn_baselines.training_recipes import TrainingRecipe
 from .solver.data import Data
 from .solver.distilled_set import DistilledSet
 from .solver.executors import Executor, SerialExecutor
 
 Scorer = Callable[[Any, Data], Evaluation | NetworkEvaluation]
+
+
+class SetScores(NamedTuple):
+    """Test scores of the sets of one recipe, and how many of the networks behind them diverged."""
+
+    scores: tuple[float, ...]
+    diverged: int = 0
 
 
 def make_scorer(wanted: Any, runner: Executor, device: str | None, progress: bool | None) -> Scorer | None:
@@ -27,6 +34,8 @@ def make_scorer(wanted: Any, runner: Executor, device: str | None, progress: boo
     if wanted is None:
         return None
     given = _arguments(wanted)
+    if given.get("baselines"):
+        raise ValueError("sets alone are scored here: leave out `baselines`, or hand the sets to `evaluate`")
     if given["recipe"] == "ridge":
         return evaluator(**given)
     common: dict[str, Any] = {"executor": runner, "progress": progress, "baselines": ()}
@@ -35,24 +44,35 @@ def make_scorer(wanted: Any, runner: Executor, device: str | None, progress: boo
     return evaluator(**{**common, **given})
 
 
-def network_score(wanted: Any, ds: DistilledSet, data: Data, seed: int, device: str | None) -> float:
-    """Mean test accuracy of networks trained on one set, in this process; `seed` is theirs where `wanted` says none."""
+def network_score(wanted: Any, ds: DistilledSet, data: Data, seed: int, device: str | None) -> SetScores:
+    """Mean accuracy of networks trained on one set, in this process; `seed` is theirs where `wanted` says none."""
     score = make_scorer({"seed": seed, **_arguments(wanted)}, SerialExecutor(), device, False)
     assert score is not None
-    return sweep_scores({"set": [ds]}, {"set": data}, score)["set"][0]
+    return sweep_scores({"set": [ds]}, {"set": data}, score)["set"]
 
 
 def scorer_name(wanted: Any) -> str | None:
-    """Its recipe, by name."""
-    recipe = None if wanted is None else _arguments(wanted)["recipe"]
-    return recipe.name if isinstance(recipe, TrainingRecipe) else recipe
+    """Its recipe by name, with everything that was given besides."""
+    if wanted is None:
+        return None
+    given = _arguments(wanted)
+    recipe = given.pop("recipe")
+    changed = [f"{name}={value!r}" for name, value in given.items()]
+    if isinstance(recipe, TrainingRecipe):
+        recipe, changed = recipe.name, changed_fields(recipe.model_dump(mode="json")) + changed
+    return f"{recipe} ({', '.join(changed)})" if changed else recipe
+
+
+def scores_own_models(wanted: Any) -> bool:
+    """Whether sets are scored by their own models, and no networks are trained."""
+    return _arguments(wanted)["recipe"] == "ridge"
 
 
 def sweep_scores(
     sets: Mapping[str, Sequence[DistilledSet]], sources: Mapping[str, Data], score: Scorer
-) -> dict[str, tuple[float, ...]]:
+) -> dict[str, SetScores]:
     """Test scores of the sets of each recipe; every test split is gone through once."""
-    found: dict[str, tuple[float, ...]] = {}
+    found: dict[str, SetScores] = {}
     for source in {id(each): each for each in sources.values()}.values():
         names = [name for name in sets if sources[name] is source]
         result = score({name: list(sets[name]) for name in names}, source)
@@ -61,10 +81,11 @@ def sweep_scores(
             own = [row for row in rows if isinstance(row, NetworkRow) and row.name == name]
             if own:
                 of_sets = zip(*(row.accuracies for row in own), strict=True)
-                found[name] = tuple(float(np.mean(np.concatenate(each))) for each in of_sets)
+                means = tuple(float(np.mean(np.concatenate(each))) for each in of_sets)
+                found[name] = SetScores(means, sum(row.diverged for row in own))
             else:
                 # One row a set, in their order.
-                found[name] = tuple(rows.pop(0).score for _ in sets[name])
+                found[name] = SetScores(tuple(rows.pop(0).score for _ in sets[name]))
     return found
 
 

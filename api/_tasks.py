@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+import torch
 from pydantic import BaseModel
 
+from ._job import Job
 from ._methods import FITTED_METHODS
 from .solver.distilled_set import DistilledSet
 from .solver.executors import Executor
@@ -52,8 +54,8 @@ class RunRecord:
     seconds, init_seconds : float
         Likewise.
     stopped : str
-        Why the loop ended, of the parts that ended otherwise than by their steps the first; "fitted" where there was
-        no loop.
+        Why the loop ended; "diverged" if that of any part did, otherwise of the parts that ended otherwise than by
+        their steps the first; "fitted" where there was no loop.
     """
 
     steps: int
@@ -72,7 +74,9 @@ def run_record(ds: DistilledSet) -> RunRecord:
         selected_step=sum(run["selected_step"] for run in runs),
         seconds=math.fsum(run["seconds"] for run in runs),
         init_seconds=math.fsum(run["init_seconds"] for run in runs),
-        stopped=next((end for end in ends if end != "steps"), ends[0] if ends else "fitted"),
+        stopped="diverged"
+        if "diverged" in ends
+        else next((end for end in ends if end != "steps"), ends[0] if ends else "fitted"),
     )
 
 
@@ -84,7 +88,19 @@ def _runs(provenance: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 def gpu_share(device: str, method: str | None = None) -> float:
     """GPUs that a task makes use of: one, unless its method has no use for it or it is told to stay on the CPU."""
-    return 0.0 if method in _WITHOUT_GPU or device.startswith("cpu") else 1.0
+    return 0.0 if method in _WITHOUT_GPU or str(device).startswith("cpu") else 1.0
+
+
+def distill_arguments(without: Collection[str]) -> list[str]:
+    """Names of the arguments of `distill` but for some."""
+    return [field.name for field in dataclasses.fields(Job) if field.init and field.name not in without]
+
+
+def versions() -> dict[str, str]:
+    """What computes: other versions may round otherwise, and results of both do not belong in one folder."""
+    from . import __version__
+
+    return {"kernel-distill": __version__, "torch": torch.__version__}
 
 
 def retried_since(executor: Executor, before: int) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Sets of distributions: D3 by subtasks, its analytic form, and what stands beside them at the same bytes.
 
     python bench/d3.py tiny-imagenet [--seconds 600] [--epochs 60]   # the recipes for a CPU, and the table
-    python bench/d3.py ablation [--seeds 3] [--steps 150]            # bandwidths, priors a class, subtasks: digits
+    python bench/d3.py ablation [--seeds 2] [--steps 80]             # bandwidths, priors a class, subtasks: digits
     python bench/d3.py step [--classes 10]                           # one MMD step beside the published loop
 
 `step` is at the published size but for the number of classes, of which the published loop keeps all activations: about
@@ -127,8 +127,8 @@ def ablation(given):
     base = kd.D3(
         network_params={"width": 32, "depth": 2},
         decoder_params={"width": 32},
-        experts=5,
-        expert_epochs=20,
+        experts=2,
+        expert_epochs=15,
         max_start_epoch=10,
         lr_latent=0.1,
         lr_decoder=1e-3,
@@ -163,8 +163,8 @@ def main():
     one.add_argument("--experts", type=Path, help="folder to keep experts in, and to take them from")
     one.set_defaults(run=tiny_imagenet)
     two = commands.add_parser("ablation")
-    two.add_argument("--seeds", type=int, default=3)
-    two.add_argument("--steps", type=int, default=150)
+    two.add_argument("--seeds", type=int, default=2)
+    two.add_argument("--steps", type=int, default=80)
     two.set_defaults(run=ablation)
     three = commands.add_parser("step")
     three.add_argument("--classes", type=int, default=10)

@@ -126,8 +126,8 @@ class Estimate:
     reduction : str
     stages : tuple of Stage
     useful_workers : int
-        Fewest workers whose shared stages take no longer than the others; the number of tiles where even as many
-        workers spend most of their time on them.
+        Fewest workers whose shared stages take no longer than the others, or one or two more where these do not divide
+        the tiles; the number of tiles where even as many workers spend most of their time on them.
     """
 
     problem: Problem

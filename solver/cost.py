@@ -110,12 +110,17 @@ def estimate(
         tiles=parts,
         reduction=reduction,
         stages=stages_of(workers),
-        useful_workers=_useful(stages_of, min(parts, _MOST_WORKERS)),
+        useful_workers=_useful(stages_of, min(parts, _MOST_WORKERS), max(1, machine.cores // cores)),
     )
 
 
-def _useful(stages_of: Callable[[int], tuple[Stage, ...]], most: int) -> int:
-    """Fewest workers whose shared stages take no longer than the rest: a search by halving, both being monotone."""
+def _useful(stages_of: Callable[[int], tuple[Stage, ...]], most: int, beside: int) -> int:
+    """Fewest workers whose shared stages take no longer than the rest.
+
+    More workers shorten what they share, but for the second, with whom sums go between processes, and the first on
+    another machine, with whom they go over the network: so one worker, one machine, and more are searched in turn.
+    Where workers do not divide the tiles it may be one or two too many.
+    """
 
     def enough(workers: int) -> bool:
         stages = stages_of(workers)
@@ -123,6 +128,12 @@ def _useful(stages_of: Callable[[int], tuple[Stage, ...]], most: int) -> int:
         return 2 * shared <= sum(stage.seconds for stage in stages)
 
     low, high = 0, most
+    for bound in (1, beside):
+        if low < bound < most:
+            if enough(bound):
+                high = bound
+                break
+            low = bound
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

@@ -12,6 +12,7 @@ from kernel_distill import _ablation, distill, evaluate, load_data
 from kernel_distill._ablation import ablate
 from kernel_distill._ablation_arms import parse_pick, pick_label
 from kernel_distill._ablation_result import Ablation, Run, paired_difference
+from kernel_distill._ablation_store import data_digest
 from kernel_distill._tasks import RunRecord, run_record
 from kernel_distill.solver.data import Data
 from kernel_distill.solver.learners.dm import DM
@@ -451,7 +452,7 @@ def test_subtasks_vary_and_their_runs_add_up():
     parts = [{"steps": 3, "selected_step": 1, "seconds": 2.0, "init_seconds": 0.5, "stopped": end} for end in
              ("steps", "time", "diverged")]  # fmt: skip
     merged = SimpleNamespace(provenance={"subtasks": [{"provenance": {"run": part}} for part in parts]})
-    assert run_record(merged) == RunRecord(9, 3, 6.0, 1.5, "time")
+    assert run_record(merged) == RunRecord(9, 3, 6.0, 1.5, "diverged")
 
 
 def test_networks_may_be_the_judges():
@@ -464,9 +465,71 @@ def test_networks_may_be_the_judges():
     assert made.runs[0].score == pytest.approx(row.score)
     assert row.score != ds.score(digits.x_test, digits.y_test)
     assert made.settings["evaluated"]["evaluate"] == networks
-    assert "evaluated by dc-bench" in str(made)
+    assert "evaluated by dc-bench (networks=" in str(made)
     with pytest.raises(ValueError, match="did you mean 'epochs'"):
         ablate(digits, "kip", steps=1, evaluate={**networks, "epoch": 2})
+
+
+def test_equal_differences_have_no_interval():
+    """Two seeds on a test split of twenty rows often differ alike: an interval of no width would be a claim."""
+    found = paired_difference([0.45, 0.50], [0.50, 0.55])
+    assert (found.mean, found.interval, found.t_pvalue) == (pytest.approx(-0.05), None, None)
+
+
+def test_networks_that_diverge_are_counted(data):
+    networks = {
+        "recipe": "dc-bench",
+        "networks": {"mlp": {"width": 8}},
+        "count": 2,
+        "epochs": 2,
+        "rate": 1e30,
+    }
+    made = ablate(data, "kip", seeds=1, steps=1, evaluate=networks, device="cpu", transform="none")
+    assert made.runs[0].networks_diverged == 2
+    assert made.remarks() == ["2 networks on the set of random, default, seed 0 diverged."]
+
+
+@pytest.mark.parametrize(
+    ("targets", "names", "task", "metric"),
+    [
+        (np.arange(40) % 2, ("a", "b"), "auto", "accuracy"),
+        (np.arange(40) % 2, ("a", "b"), "regression", "r2"),
+        (np.arange(40) % 2, (), "auto", "accuracy"),
+        (np.array(["aa", "bb"] * 20), (), "auto", "accuracy"),
+        (np.linspace(0, 1, 40), (), "auto", "r2"),
+        (np.arange(40) % 2.0, (), "classification", "accuracy"),
+    ],
+)
+def test_the_metric_is_that_of_the_scores(calls, targets, names, task, metric):
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    data = Data(X[:30], targets[:30], X[30:], targets[30:], names, "toy")
+    made = ablate(data, "kip", seeds=1, steps=1, task=task)
+    assert made.settings["metric"] == metric
+    assert f"test {metric}" in str(made)
+
+
+def test_the_digest_of_data_is_of_values_and_of_names(data):
+    def texts():
+        labels = np.array(["".join(["cla", "ss", str(i % 2)]) for i in range(40)], dtype=object)
+        return Data(data.x_train, labels[:30], data.x_test, labels[30:])
+
+    assert data_digest(texts()) == data_digest(texts())
+    others = [
+        dataclasses.replace(data, class_names=("b", "a")),
+        dataclasses.replace(data, y_test=None),
+        texts(),
+    ]
+    assert len({data_digest(each) for each in [data, *others]}) == 4
+
+
+def test_unknown_arguments_are_refused_before_the_first_run(data, calls):
+    with pytest.raises(
+        ValueError, match="unknown argument of ablate, or of distill, 'per_clas'; did you mean"
+    ):
+        ablate(data, "kip", steps=1, per_clas=2)
+    with pytest.raises(ValueError, match="an ablation sets `X` itself"):
+        ablate(data, "kip", steps=1, X=data.x_train)
+    assert not calls
 
 
 def test_runs_are_tasks(data, calls):

@@ -1,6 +1,9 @@
 """The command `estimate`: a data set or sizes, figures of a machine, tables, JSON, refusals."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import typer
@@ -9,6 +12,7 @@ from typer.testing import CliRunner
 from kernel_distill._cli_estimate import estimate as command
 from kernel_distill._cli_support import user_errors
 from kernel_distill._estimate import duration, problem_of
+from kernel_distill._tables import size
 from kernel_distill.solver.cost import Machine, Problem, estimate
 from kernel_distill.solver.data import load_data
 
@@ -25,6 +29,35 @@ def answer(*arguments):
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.output)
+
+
+def page():
+    return (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8").replace("\\\n", "")
+
+
+def test_the_page_says_what_the_command_says():
+    common = re.search(r"kernel-distill estimate (--inputs .*) \.\.\.", page())
+    rows = re.findall(
+        r"^\| .* `(--rows .*)` \| \*\*(.*?)\*\* \| (.*) \| (.*) \| (.*) \|$", page(), re.MULTILINE
+    )
+    assert common is not None
+    assert len(rows) == 11
+    for options, seconds, longest, network, memory in rows:
+        found = answer(*shlex.split(f"{common[1]} {options}"))
+        assert (duration(found["seconds"]), found["bottleneck"]) == (seconds, longest), options
+        assert (size(int(found["network"])) if found["network"] else "–") == network
+        most = max(found["machine_memory"], found["driver_memory"])
+        assert size(int(most)) == memory.removesuffix(": **too much**")
+        assert (most > found["machine"]["memory"]) == ("too much" in memory)
+
+
+def test_the_first_command_of_the_page():
+    command = re.search(r"kernel-distill estimate (--rows .*)", page())
+    assert command is not None
+    found = answer(*shlex.split(command[1]))
+    assert f"{duration(found['seconds'])}, half of them the Gram product" in page()
+    [gram] = [stage["seconds"] for stage in found["stages"] if stage["name"] == "Gram"]
+    assert gram / found["seconds"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_json_holds_the_estimate():

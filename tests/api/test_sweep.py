@@ -174,10 +174,20 @@ def test_a_killed_sweep_goes_on(data, recipes, serial, tmp_path, monkeypatch):
     more = [*recipes, recipe("third", data, per_class=2)]
     sweep(more, data, **{**arguments, "seeds": 3})
     assert made == [("plain", 1), ("plain", 2), ("matched", 2), *(("third", seed) for seed in range(3))]
-    # Other arguments, and another recipe or other data under the same names, are other work.
+    # What is written about a recipe decides nothing.
+    made.clear()
+    sweep([each.model_copy(update={"note": "other words"}) for each in recipes], data, **arguments)
+    assert not made
+    # Other arguments, other versions, and another recipe or other data under the same names, are other work.
     made.clear()
     with pytest.raises(ValueError, match=r"other work \(arguments.batch_bytes was null, is 1000000"):
         sweep(recipes, data, batch_bytes=10**6, **arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "1.0")
+        with pytest.raises(ValueError, match=r"other work \(versions.torch was"):
+            sweep(recipes, data, **arguments)
+    with pytest.raises(ValueError, match=r"cannot be read: .* other data"):
+        sweep(recipes, dataclasses.replace(data, class_names=("0", "1", "zwei")), **arguments)
     with pytest.raises(ValueError, match=r"plain-seed0.safetensors, cannot be read: .* another recipe"):
         sweep(recipes, data, **{**arguments, "changes": {**CHANGES, "storage": "float32"}})
     with pytest.raises(ValueError, match=r"plain-seed0.safetensors, cannot be read: .* other data"):
@@ -192,20 +202,21 @@ def test_networks_score_every_set(data, recipes, serial):
         data,
         seeds=2,
         changes=CHANGES,
-        evaluate={**NETWORKS, "baselines": "random"},
+        evaluate=NETWORKS,
         executor=executor,
         device="cpu",
     )
-    assert found.evaluated == "dc-bench"
+    # A table of two epochs is not one of the recipe.
+    assert found.evaluated.startswith("dc-bench (networks={'mlp': {")
+    assert found.evaluated.endswith("count=2, epochs=2)")
     assert same_sets(found, serial)
     sets = {name: list(several) for name, several in serial.sets.items()}
     rows = kd.evaluate(sets, data, baselines=(), device="cpu", **NETWORKS).rows
     for row, own in zip(found.rows, rows, strict=True):
         assert row.scores == pytest.approx([np.mean(each) for each in own.accuracies])
         assert row.score == pytest.approx(own.score)
-    # Four sets, for each of them networks, and for what stands beside it.
-    kinds = [task.name.partition("(")[2] for task in executor.tasks[4:]]
-    assert kinds == [f"{kind}, mlp)" for kind in ("distilled", "random", "k-center") for _ in range(2)] * 2
+    # Four sets, for each of them networks, and nothing else.
+    assert [task.name.partition("(")[2] for task in executor.tasks[4:]] == ["distilled, mlp)"] * 4
 
 
 def test_sets_are_those_of_their_files(data, tmp_path):
@@ -214,6 +225,38 @@ def test_sets_are_those_of_their_files(data, tmp_path):
     first, again = (sweep(full, data, changes=CHANGES, evaluate=None, out=tmp_path) for _ in range(2))
     assert first.sets["full"][0].full_model is None
     assert same_sets(first, again)
+
+
+def test_what_diverged_is_said(data, recipes, monkeypatch):
+    """A mean over sets or networks of which some diverged is not passed over in silence."""
+    working = _sweep.distill
+
+    def distill(source, **arguments):
+        ds = working(source, **arguments)
+        stopped = ("diverged", "steps")[arguments["seed"]]
+        run = {**ds.provenance["run"], "stopped": stopped}
+        return dataclasses.replace(ds, provenance={**ds.provenance, "run": run})
+
+    monkeypatch.setattr(_sweep, "distill", distill)
+    wild = {**NETWORKS, "networks": {"mlp": {"width": 8}}, "rate": 1e30, "count": 3}
+    found = sweep(recipes[0], data, seeds=2, changes=CHANGES, device="cpu", evaluate=wild)
+    [row] = found.rows
+    assert (row.diverged, row.networks_diverged) == (1, 6)
+    assert found.remarks()[-2:] == [
+        "plain: the loop of 1 of 2 sets diverged",
+        "plain: 6 networks diverged: use a lower rate",
+    ]
+
+
+def test_arguments_make_a_run_another_than_the_published_one(data, recipes):
+    found = sweep(recipes[0], data, transform="none", device="cpu", changes=CHANGES, evaluate=None)
+    [row] = found.rows
+    assert row.changed == (*CHANGES, "transform")
+    assert found.sets["plain"][0].provenance["recipe"]["changed"] == list(row.changed)
+    assert found.remarks() == [
+        "plain: 90.5 ± 0.3 for digits, a paper",
+        "plain: not as published, loop.steps, loop.evaluate_every, transform replaced",
+    ]
 
 
 def test_every_recipe_may_have_its_data(data, recipes, serial):
@@ -239,6 +282,7 @@ def test_figures_of_other_data_are_not_shown(data, recipes):
 def test_refusals_come_before_anything_is_distilled(data, recipes, tmp_path, monkeypatch):
     monkeypatch.setattr(_sweep, "distill", lambda *_, **__: pytest.fail("a set was made"))
     untested = dataclasses.replace(data, x_test=None, y_test=None)
+    unlabelled = dataclasses.replace(data, y_test=None)
     small = dataclasses.replace(data, x_train=data.x_train[:, :, :6])
     refused = [
         (([], data), {}, "`recipes` is empty"),
@@ -248,6 +292,8 @@ def test_refusals_come_before_anything_is_distilled(data, recipes, tmp_path, mon
         ((recipes, {"plain": data}), {}, "unknown recipe among the keys of `data`: 'matched'"),
         ((recipes, (data.x_train, data.y_train)), {}, "must be what load_data returns"),
         ((recipes, untested), {}, "no test split to score on"),
+        ((recipes, unlabelled), {}, "no test split to score on"),
+        ((recipes, data), {"evaluate": {**NETWORKS, "baselines": "random"}}, "leave out `baselines`"),
         ((recipes, data), {"seeds": 0}, "`seeds` must be an integer of at least 1"),
         ((recipes, data), {"seeds": [2, 2]}, "`seeds` must be distinct"),
         ((recipes, data), {"changes": {"lop.steps": 1}}, "a recipe has no value 'lop.steps'"),

@@ -250,6 +250,15 @@ def test_useful_workers_are_where_both_parts_take_equally_long(options):
     assert [enough(w) for w in (1, useful // 2, useful - 1, useful, 2 * useful)] == [False] * 3 + [True] * 2
 
 
+@pytest.mark.parametrize(("network", "cores"), [(1e7, 1), (1e7, 8), (1e8, 1), (1e9, 8)])
+def test_a_slow_network_makes_no_more_workers_useful(network, cores):
+    """The first worker on another machine may cost more than it saves: the fewest are sought, by trying all."""
+    problem, machine = Problem(10**5, 64, 4096, 10), Machine(cores=8, network=network)
+    found = [estimate(problem, machine, workers, cores=cores, tiles=100) for workers in range(1, 101)]
+    enough = [each.workers for each in found if 2 * each.shared_seconds <= each.seconds]
+    assert found[0].useful_workers == (enough or [100])[0]
+
+
 def test_a_store_that_all_read_from_bounds_them():
     problem = Problem(TILE_ROWS * 800, 768, 512, 10)
     store = Machine(storage=4e9, disk=1e9, cores=1)
