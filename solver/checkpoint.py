@@ -96,9 +96,9 @@ def read_checkpoint(path: Path, learner: Learner, identity: Mapping[str, Any]) -
     """
     header, tensors = read_file(path, _KIND)
     here = json.loads(json.dumps(identity, allow_nan=False))
-    if differences := _differences(header["identity"], here):
+    if changes := differences(header["identity"], here):
         raise ValueError(
-            f"{path} is the checkpoint of another run ({'; '.join(differences)}): give another name, or delete it to"
+            f"{path} is the checkpoint of another run ({'; '.join(changes)}): give another name, or delete it to"
             " start anew"
         )
     parts: dict[str, dict[str, Tensor]] = {"state": {}, "best": {}}
@@ -120,11 +120,11 @@ def read_checkpoint(path: Path, learner: Learner, identity: Mapping[str, Any]) -
     )
 
 
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
     """What differs between two JSON values, by dotted names."""
     if isinstance(there, dict) and isinstance(here, dict):
         found = []
         for key in dict.fromkeys([*there, *here]):
-            found += _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+            found += differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
         return found
     return [] if there == here else [f"{name} was {json.dumps(there)}, is {json.dumps(here)}"]

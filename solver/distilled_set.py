@@ -263,5 +263,15 @@ def restored_fields(
             f"{os.fspath(path)} is inconsistent: points {tuple(x.shape)} and labels {tuple(y.shape)}, expected"
             f" rows of {expected} and {targets.n_outputs} outputs"
         )
+    if not (x.isfinite().all() and y.isfinite().all()):
+        raise ValueError(f"{os.fspath(path)} holds points or labels that are not finite: it is damaged")
+    known = targets.n_outputs if targets.is_classes else 0
+    if labels is not None and not (
+        labels.dtype == torch.int64
+        and labels.shape == (len(x),)
+        and (labels >= 0).all()
+        and (labels < known).all()
+    ):
+        raise ValueError(f"{os.fspath(path)} is inconsistent: its points have no class among {known}")
     fields = {name: getattr(header, name) for name in _Header.model_fields}
     return {**fields, "x": x, "y": y, "labels": labels, "encoder": encoder, "targets": targets}

@@ -99,7 +99,10 @@ class Targets:
     def restore(cls, parameters: dict[str, Any]) -> Self:
         """Make the encoding that `parameters` describe."""
         classes: Sequence | None = parameters["classes"]
-        return cls(parameters["kind"], parameters["n_outputs"], None if classes is None else tuple(classes))
+        kind, k = check_name(parameters["kind"], KINDS, "target encoding"), parameters["n_outputs"]
+        if (classes is None) != (kind == "values") or (classes is not None and len(classes) != k):
+            raise ValueError(f"targets of kind {kind!r} with {k} outputs do not have the classes {classes}")
+        return cls(kind, k, None if classes is None else tuple(classes))
 
 
 def _labels(y: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..checkpoint import _differences
+from ..checkpoint import differences
 from ..store import write_bytes
 from .base import Task, TaskStore
 
@@ -92,9 +92,9 @@ def _open(store: TaskStore) -> None:
         there = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): give another folder, or delete this one") from None
-    if differences := _differences(there, here):
+    if changes := differences(there, here):
         raise ValueError(
-            f"{store.folder} holds results of other work ({'; '.join(differences)}): give another folder, or delete"
+            f"{store.folder} holds results of other work ({'; '.join(changes)}): give another folder, or delete"
             " it to start anew"
         )
 

@@ -1,6 +1,7 @@
 """One file, written whole or not at all, read back bit for bit, and refused with a reason when it is not ours."""
 
 import ast
+import dataclasses
 import errno
 import io
 import json
@@ -17,6 +18,7 @@ import kernel_distill
 from kernel_distill import DistilledSet, distill, kernels, load, nn_baselines
 from kernel_distill.solver import store
 from kernel_distill.solver.store import read_file, write_bytes, write_file
+from kernel_distill.solver.targets import Targets
 
 from ..cases import INVERTIBLE, WIDE, D, K, params_of, problem
 
@@ -374,7 +376,7 @@ def test_text_labels_come_back(tmp_path):
             lambda d: d.update(targets={}), "targets|classes|inconsistent|consistent", id="no-targets"
         ),
         pytest.param(
-            lambda d: d["targets"].update(n_outputs=7), "is inconsistent: points .* 7 outputs", id="outputs"
+            lambda d: d["targets"].update(n_outputs=7), "with 7 outputs do not have the classes", id="outputs"
         ),
         pytest.param(
             lambda d: d["encoder"]["feature_map"].update(name="fcn"),
@@ -481,3 +483,36 @@ def test_no_module_imports_pickle_or_calls_torch_load():
                 allowed = {word.arg: getattr(word.value, "value", True) for word in node.keywords}
                 assert not allowed.get("allow_pickle", False), f"{path.name}:{node.lineno}"
                 assert allowed.get("weights_only") is not False, f"{path.name}:{node.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t["y"].__setitem__((0, 0), float("nan")), "not finite"),
+        (lambda t: t["x"].__setitem__((0, 0), float("inf")), "not finite"),
+        (lambda t: t["labels"].__setitem__(0, 99), "no class among"),
+        (lambda t: t["labels"].__setitem__(0, -1), "no class among"),
+        (lambda t: t.update(labels=t["labels"][1:]), "no class among"),
+        (lambda t: t.update(labels=t["labels"].float()), "no class among"),
+    ],
+)
+def test_sets_whose_arrays_do_not_fit_are_refused(edit, message, tmp_path):
+    ds = small_set()
+    labels = torch.arange(len(ds)) % ds.targets.n_outputs
+    dataclasses.replace(ds, labels=labels).save(tmp_path / "set")
+    header, tensors = read_file(tmp_path / "set", "distilled-set")
+    edit(tensors)
+    write_file(tmp_path / "set", "distilled-set", header, tensors, force=True)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"kind": "ranked"}, {"kind": "values"}, {"classes": None}, {"classes": [0, 1]}],
+)
+def test_targets_that_do_not_fit_are_refused(changed):
+    plain = Targets.from_labels([0, 1, 2]).parameters()
+    assert Targets.restore(plain) == Targets.from_labels([0, 1, 2])
+    with pytest.raises(ValueError, match=r"target encoding|do not have the classes"):
+        Targets.restore({**plain, **changed})
