@@ -74,7 +74,7 @@ def estimate(
         points=n_points,
         test_rows=test_rows,
     )
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     changes |= {"feature_map": feature_map, "transform": transform}
     figures = dict(parameter(text, "--set") for text in set_ or ())
     for name in figures:

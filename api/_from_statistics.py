@@ -137,18 +137,12 @@ def collect_statistics(
 
 
 def _shards(X: Any, y: Any, sample_weight: Any) -> Shards:
-    """The rows as shards; a stream, which exists in one process only, is refused."""
-    if isinstance(X, Shards):
-        if y is not None or sample_weight is not None:
-            raise ValueError("shards have their own targets and weights: give them to Shards.of")
-        return X
-    if y is None:
-        as_source(X)  # says what is wrong with what is no stream
-        raise ValueError(
-            "a stream is read by one process and cannot be divided: pass arrays, or kd.Shards.of(files), or leave out"
-            " executor, checkpoint and on_bad"
-        )
-    return Shards.of(X, y, sample_weight=sample_weight)
+    """The rows as shards."""
+    if not isinstance(X, Shards):
+        return Shards.of(X, y, sample_weight=sample_weight)
+    if y is not None or sample_weight is not None:
+        raise ValueError("shards have their own targets and weights: give them to Shards.of")
+    return X
 
 
 def _input_shape(like: Statistics | None, transform: str | Transform) -> tuple[int, ...] | None:

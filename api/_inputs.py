@@ -11,6 +11,7 @@ from .solver.data import Data
 from .solver.encoder import PRECISIONS, Encoder
 from .solver.feature_maps import feature_map_names, make_feature_map
 from .solver.shard_source import ShardSource
+from .solver.shards import Shards
 from .solver.source import Source, as_source, batch_rows
 from .solver.targets import Targets
 from .solver.transforms import TRANSFORMS, Transform, make_transform
@@ -51,6 +52,11 @@ def prepare_rows(
     check_name(task, TASKS, "task")
     if isinstance(transform, str):
         check_name(transform, ("auto", *TRANSFORMS), "transform")
+    if isinstance(X, Shards):
+        raise ValueError(
+            "shards are read where their sums are made: distil from those,"
+            " distill_statistics(collect_statistics(shards))"
+        )
     source = as_source(X, y, sample_weight)
     return source, fit_transform(source, transform), _coding(source, task, targets, n_classes)
 
@@ -109,7 +115,8 @@ def fit_transform(source: Source, transform: Any) -> Transform:
 
 def _coding(source: Source, task: str, targets: str, n_classes: int | None) -> Targets:
     if task == "regression":
-        return Targets.from_values(Targets.from_values(1).encode(source.first_y).shape[1])
+        some = source.head_y if isinstance(source, ShardSource) else source.first_y
+        return Targets.from_values(Targets.from_values(1).encode(some).shape[1])
     if source.n_rows is None and n_classes is None:
         raise ValueError("a stream cannot be searched for its classes beforehand: give n_classes")
     return Targets.from_labels(source.first_y if n_classes is None else None, targets, n_classes)

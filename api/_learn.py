@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from ._closed_form import fit
 from ._inputs import prepare_rows, sampler
 from ._job import Job
-from ._methods import FITTED_METHODS, NETWORK_METHODS, MethodOptions
+from ._methods import NETWORK_METHODS, MethodOptions
 from ._plan import Start, make_plan
 from ._provenance import provenance
 from ._start import start_points
@@ -20,6 +20,7 @@ from .solver.distilled_set import DistilledSet
 from .solver.distributional_set import DistributionalSet
 from .solver.learned_set import as_stored, check_storage, learned_set
 from .solver.learner import Learner
+from .solver.learners.class_gaussians import ClassGaussians
 from .solver.learners.full_kip import FullKIP, FullKIPLearner
 from .solver.learners.rows import TrainingRows
 from .solver.loop import Loop, LoopResult, run_loop
@@ -48,7 +49,7 @@ def learn(job: Job, method: MethodOptions) -> DistilledSet:
     """Distil by a learned method; see `distill`."""
     if isinstance(method, FullKIP):
         return _learn_full(job, method)
-    if method.method in FITTED_METHODS:
+    if isinstance(method, ClassGaussians):
         from ._gaussians import learn_gaussians
 
         return learn_gaussians(job, method)
@@ -150,7 +151,7 @@ def _learn_full(job: Job, method: FullKIP) -> DistilledSet:
     )
 
 
-def _run(learner: Learner, job: Job, method: MethodOptions) -> LoopResult:
+def _run(learner: Learner, job: Job, method: Any) -> LoopResult:
     return run_loop(
         learner,
         job.loop or Loop(),

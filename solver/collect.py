@@ -141,4 +141,6 @@ def _merged(first: Statistics, second: Statistics) -> Statistics:
 
 
 def _write(path: Path, statistics: Statistics) -> None:
-    statistics.save(path, force=True)
+    """Keep the sums of a tile; what was bad is looked at again, since a file may be there the next time."""
+    if not statistics.left_out:
+        statistics.save(path, force=True)

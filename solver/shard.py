@@ -16,12 +16,25 @@ from .source import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What the head of a shard says: its number of rows, their shape, and where it may be cut (None: anywhere)."""
+    """What the head of a shard says.
+
+    Attributes
+    ----------
+    n_rows : int
+    input_shape : tuple of int
+        Of one row.
+    dtype : torch.dtype
+    edges : tuple of int or None
+        Rows between which it may be cut, from 0 to `n_rows`; None: anywhere.
+    columns : tuple of str
+        Of a table: the columns of X in their order, and that of y.
+    """
 
     n_rows: int
     input_shape: tuple[int, ...]
     dtype: torch.dtype
     edges: tuple[int, ...] | None = None
+    columns: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,6 +106,7 @@ def check_there(path: str) -> None:
 
 
 def file_fingerprint(path: str) -> list[Any]:
-    """Name and size of a file."""
+    """Name, size and time of the last change of a file: rows that are changed in place keep the size."""
     check_there(path)
-    return [Path(path).name, os.path.getsize(path)]
+    state = os.stat(path)
+    return [Path(path).name, state.st_size, state.st_mtime_ns]

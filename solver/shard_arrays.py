@@ -1,14 +1,17 @@
 """Shards of arrays: in memory, mapped from files, or in NumPy archives."""
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import mmap
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,12 +35,15 @@ class MappedArray:
         Of the first value, in bytes; None for a ``.npy`` file, which says itself what it holds.
     dtype : str
     shape : tuple of int
+    order : {"C", "F"}
+        Whether rows or columns lie in a row.
     """
 
     path: str
     offset: int | None = None
     dtype: str = ""
     shape: tuple[int, ...] = ()
+    order: Literal["C", "F"] = "C"
 
     @classmethod
     def of(cls, array: np.memmap) -> "MappedArray | None":
@@ -47,12 +53,13 @@ class MappedArray:
             root = root.base
         if not isinstance(root, mmap.mmap) or not array.filename or array.mode == "c":
             return None
-        if not array.flags.c_contiguous or not array.size:
+        if not array.flags.forc or not array.size:
             return None
         begin = np.frombuffer(root, dtype=np.uint8).__array_interface__["data"][0]
         start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY  # where np.memmap begins its map
         offset = start + array.__array_interface__["data"][0] - begin
-        return cls(os.path.abspath(array.filename), offset, array.dtype.str, array.shape)
+        order = "C" if array.flags.c_contiguous else "F"
+        return cls(os.path.abspath(array.filename), offset, array.dtype.str, array.shape, order)
 
     def open(self) -> np.ndarray:
         """Map it.
@@ -63,15 +70,13 @@ class MappedArray:
             If there is no such file here; if it is shorter than it should be, or not of NumPy's format.
         """
         check_there(self.path)
-        try:
+        with _damage_named(f"{self.path} cannot be mapped"):
             if self.offset is None:
                 return np.load(self.path, mmap_mode="r", allow_pickle=False)
-            return np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{self.path} cannot be mapped ({error}): it may be truncated") from error
+            return np.memmap(self.path, np.dtype(self.dtype), "r", self.offset, self.shape, self.order)
 
     def fingerprint(self) -> list[Any]:
-        return [*file_fingerprint(self.path), self.offset, self.dtype, list(self.shape)]
+        return [*file_fingerprint(self.path), self.offset, self.dtype, list(self.shape), self.order]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,20 +170,38 @@ class ArchiveShard(Shard):
     def _read(self, *wanted: tuple[str, ...]) -> list[np.ndarray]:
         """One array for each group of names, the first of the group that is there."""
         check_there(self.path)
-        try:
-            if not zipfile.is_zipfile(self.path):
+        # Opened here, as np.load leaves a damaged file open.
+        with _damage_named(f"{self.path} is not a readable .npz file"), open(self.path, "rb") as file:
+            if not zipfile.is_zipfile(file):
                 raise zipfile.BadZipFile("no directory at its end")
-            with np.load(self.path, allow_pickle=False) as archive:
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
                 found = [next((name for name in names if name in archive), None) for names in wanted]
                 if None in found:
                     raise ValueError(
                         f"it holds {', '.join(archive.files) or 'nothing'}, needed are x and y (or x_train, y_train)"
                     )
                 return [archive[name] for name in found if name]
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(
-                f"{self.path} is not a readable .npz file ({error}): it may be truncated"
-            ) from error
+
+
+@contextlib.contextmanager
+def _damage_named(what: str) -> Iterator[None]:
+    """Raise what NumPy raises for damaged files as a ValueError; errors of the machine stay what they are."""
+    try:
+        yield
+    except (
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+        tokenize.TokenError,
+        OSError,
+    ) as error:
+        # A wrong offset in the directory of an archive is an invalid seek.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise ValueError(f"{what} ({error}): it may be truncated") from error
 
 
 def _travelling(array: Any) -> np.ndarray | Tensor | MappedArray:

@@ -109,12 +109,17 @@ class ShardSource(PreparedSource):
     @cached_property
     def first_y(self) -> Any:
         """All labels that there are, each once (a pass over the labels); of values, those of one row."""
-        tile = self.tiles[0]
-        [head] = self._pass(_labels_of, "labels", [(tile, 1)])
+        head = self.head_y
         if head.dtype.kind == "f" or head.ndim > 1:
             return head
-        found = self._pass(_labels_of, "labels", [(tile, None) for tile in self.tiles])
+        found = self._pass(_classes_of, "labels", [(tile, head) for tile in self.tiles])
         return np.unique(np.concatenate(found))
+
+    @cached_property
+    def head_y(self) -> np.ndarray:
+        """The target of the first row, (1,) or (1, k): all that regression needs to know."""
+        [head] = self._pass(_head_of, "labels", [(self.tiles[0], None)])
+        return head
 
     def batches(self, rows: int) -> Iterator[Batch]:
         """Batches of at most `rows` rows in order, read in this process."""
@@ -157,17 +162,24 @@ class ShardSource(PreparedSource):
             _look_at, tasks, shared=(self.shards, self.skip), label="shards", progress=self.progress
         )
         looks: list[Look | None] = []
+        columns: tuple[str, ...] = ()
         for i, look in enumerate(found):
             if isinstance(look, Look):
                 input_shape = input_shape or look.input_shape
-                if look.input_shape == input_shape:
+                columns = columns or look.columns
+                if look.input_shape != input_shape:
+                    reason = f"rows of shape {look.input_shape}, expected {input_shape}"
+                elif look.columns and look.columns != columns:
+                    reason = (
+                        f"columns {', '.join(look.columns)}, before it {', '.join(columns)}: say which, and in which"
+                        " order (columns=..., label=...)"
+                    )
+                else:
                     looks.append(look)
                     continue
-                name = self.shards.shards[i].name
-                reason = f"{name}: rows of shape {look.input_shape}, expected {input_shape}"
-                look = Bad((i, -1), reason)
+                look = Bad((i, -1), f"{self.shards.shards[i].name}: {reason}")
                 if not self.skip:
-                    raise ValueError(reason)
+                    raise ValueError(look.reason)
             self.left_out[look.unit] = look.reason
             looks.append(None)
         return looks
@@ -224,9 +236,24 @@ def named(function: Callable[[], Any], name: str, unit: Unit, skip: bool) -> Any
         return Bad(unit, reason)
 
 
-def _labels_of(shard: Shard, tile: Tile, head: int | None) -> np.ndarray:
-    labels = np.asarray(shard.labels(tile.start, tile.stop if head is None else tile.start + head))
-    return labels if head is not None else np.unique(labels)
+def _head_of(shard: Shard, tile: Tile, _: None) -> np.ndarray:
+    return np.asarray(shard.labels(tile.start, tile.start + 1))[:1]
+
+
+def _classes_of(shard: Shard, tile: Tile, head: np.ndarray) -> np.ndarray:
+    """Labels of a tile, each once; of the kind of `head`, as NumPy makes text of numbers beside text."""
+    labels = np.asarray(shard.labels(tile.start, tile.stop))
+    numbers = [array.dtype.kind in "iub" for array in (labels, head)]
+    if (
+        labels.shape[1:]
+        or numbers[0] != numbers[1]
+        or (not numbers[0] and labels.dtype.kind != head.dtype.kind)
+    ):
+        raise ValueError(
+            f"labels are {labels.dtype} of shape {labels.shape}, those of the first row {head.dtype} of shape (n,):"
+            " use one kind"
+        )
+    return np.unique(labels)
 
 
 def _rows_at(shard: Shard, tile: Tile, at: np.ndarray) -> Tensor:

@@ -5,6 +5,7 @@ Columns become rows: one column of vectors (or tensors) is X as it is; columns o
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from .data.images import LABEL_COLUMNS, ImageStack
-from .data.parquet import encoded_images, image_columns, open_parquet, table_batches
+from .data.parquet import encoded_images, holds_images, image_columns, open_parquet, table_batches
 from .shard import Look, Shard, check_there, file_fingerprint
 from .source import ArraySource, Batch, StreamSource
 
@@ -47,11 +48,15 @@ class ParquetShard(Shard):
         if not sum(counts):
             raise ValueError(f"{self.path} holds no rows")
         edges = (0, *itertools.accumulate(counts))
+        columns, label = self._columns(file)
         if self._holds_images(file):
-            first = self._first_image(file, self._columns(file)[0][0])
-            return Look(edges[-1], (self.channels or len(first), *first.shape[1:]), torch.uint8, edges)
-        rows = StreamSource(itertools.islice(self._pieces(file, [0]), 1))
-        return Look(edges[-1], rows.input_shape, rows.dtype, edges)
+            first = self._first_image(file, columns[0])
+            shape, dtype = (self.channels or len(first), *first.shape[1:]), torch.uint8
+        else:
+            some = next(i for i, count in enumerate(counts) if count)
+            rows = StreamSource(itertools.islice(self._pieces(file, [some]), 1))
+            shape, dtype = rows.input_shape, rows.dtype
+        return Look(edges[-1], shape, dtype, edges, (*columns, label))
 
     def batches(self, rows: int, start: int, stop: int) -> Iterator[Batch]:
         file = self._open()
@@ -84,20 +89,20 @@ class ParquetShard(Shard):
 
     def _columns(self, file: Any) -> tuple[list[str], str]:
         """Columns of X and of y."""
-        if self._holds_images(file):
-            image, label = image_columns(Path(self.path), file.schema_arrow)
-            return [image], self.label or label
         schema = file.schema_arrow
+        if self._holds_images(file):
+            image, label = image_columns(Path(self.path), schema, (self.label,) if self.label else _LABELS)
+            return [*self.columns] or [image], label
         kinds = {name: _arrow_kind(schema.field(name).type) for name in schema.names}
         return choose_columns(kinds, self.columns, self.label, self.path)
 
     def _holds_images(self, file: Any) -> bool:
-        import pyarrow.types
-
-        kinds = [field.type for field in file.schema_arrow]
-        return not self.columns and any(
-            pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) for kind in kinds
-        )
+        schema = file.schema_arrow
+        if self.columns:
+            return len(self.columns) == 1 and any(
+                field.name == self.columns[0] and holds_images(field.type) for field in schema
+            )
+        return any(holds_images(field.type) for field in schema)
 
     def _pieces(self, file: Any, groups: list[int], row: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         columns, label = self._columns(file)
@@ -123,7 +128,7 @@ class ParquetShard(Shard):
 
     def _first_image(self, file: Any, image: str) -> np.ndarray:
         """The first image of the file (c, h, w), whichever part of the file is read."""
-        for batch in file.iter_batches(batch_size=1, columns=[image]):
+        for batch in table_batches(Path(self.path), file, [image], batch_rows=1):
             stack = ImageStack(1, self.size)
             stack.add(encoded_images(batch, image, image, Path(self.path), 0)[0], f"row 0 of {self.name}")
             return stack.finish()[0]
@@ -193,16 +198,25 @@ def choose_columns(
     if label is None:
         raise ValueError(f"{where} has columns {', '.join(kinds)}: say which holds the targets (label=...)")
     if columns:
+        if strange := [name for name in columns if kinds[name] is None]:
+            raise ValueError(f"column {strange[0]!r} of {where} does not hold numbers: choose others")
         return list(columns), label
     vectors = [name for name, axes in kinds.items() if axes and name != label]
     if len(vectors) > 1:
         raise ValueError(
             f"{where} has several columns of vectors, {', '.join(vectors)}: choose by columns=..."
         )
-    chosen = vectors or [name for name, axes in kinds.items() if axes == 0 and name != label]
+    chosen = vectors or [
+        name for name, axes in kinds.items() if axes == 0 and name != label and not _is_index(name)
+    ]
     if not chosen:
         raise ValueError(f"{where} has columns {', '.join(kinds)}: none but the targets holds numbers")
     return chosen, label
+
+
+def _is_index(name: str) -> bool:
+    """Whether pandas has put the index of a table here: numbers of rows say nothing of them."""
+    return re.fullmatch(r"__index_level_\d+__", name) is not None
 
 
 def join_columns(columns: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,7 +94,8 @@ class Shards:
         sample_weight : array, shape (n,), optional
             For one array or ``.npy`` file.
         columns : str or sequence of str, optional
-            Of tables: columns of X; by default the column of vectors, or all columns of numbers but the targets.
+            Of tables: columns of X; by default the column of vectors or of images, or all columns of numbers but the
+            targets and the index of pandas. They must be the same, in the same order, in all files.
         label : str, optional
             Of tables: column of y; by default the first that is named label, fine_label, labels, y or target.
         size : (int, int), optional
@@ -139,6 +140,11 @@ class Shards:
                 else ArrayShard.of(x, one, name=f"X_{i:04d}")
                 for i, (x, one) in enumerate(items)
             ]
+        elif y is None and isinstance(X, Iterable) and not (items or hasattr(X, "__array__")):
+            raise ValueError(
+                "a stream is read by one process and cannot be divided: pass arrays or files (kd.Shards.of), or leave"
+                " out executor, checkpoint and on_bad"
+            )
         elif y is None:
             raise ValueError("`y` is missing: pass labels or values, one for each row of `X`")
         else:

@@ -9,6 +9,7 @@ import abc
 import dataclasses
 import math
 import mmap
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -207,6 +208,10 @@ def as_source(X: Any, y: Any = None, weight: Any = None) -> Source:
         return ArraySource(X, y, weight)
     if weight is not None:
         raise ValueError("weights of a stream are the third item of its pieces")
+    if isinstance(X, (str, os.PathLike)):
+        raise ValueError(
+            f"`X` is the path {os.fspath(X)!r}: load the file, or give its shards (Shards.of) to collect_statistics"
+        )
     if hasattr(X, "__array__") or isinstance(X, Tensor) or not isinstance(X, Iterable):
         raise ValueError("`y` is missing: pass labels or values, one for each row of `X`")
     return StreamSource(X)

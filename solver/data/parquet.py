@@ -122,17 +122,21 @@ def open_parquet(file: Path) -> Any:
         raise ImportError("parquet files need pyarrow: pip install 'kernel-distill[parquet]'") from error
     try:
         return pyarrow.parquet.ParquetFile(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:
         raise _damaged(file, error) from error
 
 
 def table_batches(
-    file: Path, shard: Any, columns: list[str], row_groups: Sequence[int] | None = None
+    file: Path,
+    shard: Any,
+    columns: list[str],
+    row_groups: Sequence[int] | None = None,
+    batch_rows: int = 1024,
 ) -> Iterator[Any]:
     """Record batches of these columns, of all row groups or of some; ValueError where the file is damaged."""
     try:
-        yield from shard.iter_batches(batch_size=1024, columns=columns, row_groups=row_groups)
-    except (OSError, ValueError) as error:
+        yield from shard.iter_batches(batch_size=batch_rows, columns=columns, row_groups=row_groups)
+    except (OSError, ValueError, NotImplementedError) as error:
         raise _damaged(file, error) from error
 
 
@@ -155,27 +159,31 @@ def encoded_images(batch: Any, image: str, label: str, file: Path, row: int) -> 
 
 
 def _damaged(file: Path, error: Exception) -> ValueError:
+    if isinstance(error, OSError) and error.errno:
+        raise error  # of the machine: what pyarrow finds in a file has no number
     return ValueError(
         f"{file} is not a readable parquet file ({error}): it may be truncated; download it again"
     )
 
 
-def image_columns(file: Path, schema: Any) -> tuple[str, str]:
-    """Return the names of the image and the label column."""
+def holds_images(kind: Any) -> bool:
+    """Whether a column of this type can hold encoded images."""
     import pyarrow.types
 
-    def holds_images(kind: Any) -> bool:
-        if pyarrow.types.is_struct(kind):
-            return kind.get_field_index("bytes") >= 0
-        return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+    if pyarrow.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
+
+def image_columns(file: Path, schema: Any, labels: Sequence[str] = LABEL_COLUMNS) -> tuple[str, str]:
+    """Return the names of the image and the label column, the first of `labels` that is there."""
     images = [name for name in schema.names if holds_images(schema.field(name).type)]
     image = next((name for name in IMAGE_COLUMNS if name in images), images[0] if images else None)
-    label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    label = next((name for name in labels if name in schema.names), None)
     if image is None or label is None:
         raise ValueError(
             f"{file} has columns {schema.names}, but images need a column of struct<bytes, path> and a column"
-            f" named {', '.join(LABEL_COLUMNS[:-1])} or {LABEL_COLUMNS[-1]}"
+            f" named {', '.join((*labels[:-2], ' or '.join(labels[-2:])))}"
         )
     return image, label
 

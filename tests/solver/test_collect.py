@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import safetensors
 import torch
 
-from kernel_distill import collect_statistics, distill_statistics
+from kernel_distill import collect_statistics, distill, distill_statistics
 from kernel_distill.solver.executors import SerialExecutor
 from kernel_distill.solver.shard_source import ShardSource
 from kernel_distill.solver.shards import Shards
@@ -292,6 +293,53 @@ def test_a_poisoned_shard_is_named_or_left_out(poison, fit, tmp_path):
     assert rest.left_out == ()
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda y: y + 0.5, lambda y: y.astype(str), lambda y: np.eye(K, dtype=int)[y]]
+)
+def test_labels_of_another_kind_are_bad_where_classes_are_looked_for(spoil, tmp_path):
+    """They would turn all labels into text, or numbers, and every other file into a bad one."""
+    X, y = rows()
+    files = archives(tmp_path, X, y)
+    np.savez(files[3], x=X[150:200], y=spoil(y[150:200]))
+    with pytest.raises(ValueError, match=r"s3\.npz rows 0\.\.50: labels are"):
+        collected(Shards.of(files), **FITS["classes"])
+    found = collected(Shards.of(files), on_bad="skip", **FITS["classes"])
+    assert [entry.partition(" ")[0] for entry in found.left_out] == ["s3.npz"]
+    assert found.count == N - 50
+    assert found.targets.classes == (0, 1, 2, 3)
+
+
+def test_values_may_be_whole_numbers_in_one_file_and_not_in_the_next(tmp_path):
+    X, y = rows()
+    files = archives(tmp_path, X, y)
+    np.savez(files[3], x=X[150:200], y=y[150:200] + 0.5)
+    values = y + np.where((np.arange(N) >= 150) & (np.arange(N) < 200), 0.5, 0)
+    assert (
+        distance(collected(Shards.of(files), task="regression"), collected(X, values, task="regression"))
+        < CLOSE
+    )
+
+
+@pytest.mark.parametrize("names", [("c", "a", "b"), ("a", "b", "z")], ids="".join)
+def test_columns_of_another_file_are_not_taken_for_those_of_the_first(names, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    X, y = rows()
+    X = X[:, :3]
+    for file, columns, part in (("a", "abc", slice(0, 200)), ("b", names, slice(200, N))):
+        at = {"a": 0, "b": 1, "c": 2, "z": 2}
+        table = {name: X[part, at[name]] for name in columns} | {"label": y[part]}
+        pq.write_table(pa.table(table), tmp_path / f"{file}.parquet")
+    files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    with pytest.raises(
+        ValueError, match=rf"b\.parquet: columns {', '.join(names)}, label, before it a, b, c, label"
+    ):
+        collected(Shards.of(files))
+    found = collected(Shards.of(files), on_bad="skip")
+    assert (found.count, len(found.left_out)) == (200, 1)
+    if "z" not in names:
+        assert distance(collected(Shards.of(files, columns=list("abc"))), collected(X, y)) < CLOSE
+
+
 def test_nothing_stays_of_a_file_that_is_bad_in_one_tile(tmp_path):
     """The first tiles of the second file are good and are summed before the last shows what it holds."""
     X, y = rows()
@@ -429,6 +477,42 @@ def test_a_checkpoint_keeps_what_was_left_out(tmp_path):
         collected(shards, checkpoint=tmp_path / "work", **FITS["nothing"])
 
 
+def test_a_checkpoint_looks_again_at_what_was_bad(tmp_path, monkeypatch):
+    """A file that could not be read for a while is there again, unchanged."""
+    X, y = rows()
+    files = archives(tmp_path, X, y)
+    shards, work = Shards.of(files), tmp_path / "work"
+    add = Statistics.add
+
+    def losing(self, F, Y, weight=None, **options):
+        if files[3].exists():
+            files[3].rename(tmp_path / "away")
+        return add(self, F, Y, weight, **options)
+
+    monkeypatch.setattr(Statistics, "add", losing)
+    first = collected(shards, on_bad="skip", checkpoint=work, **FITS["nothing"])
+    assert len(first.left_out) == 1
+    assert "s3.npz rows 0..50: there is no file" in first.left_out[0]
+    monkeypatch.undo()
+    (tmp_path / "away").rename(files[3])
+    again = collected(shards, on_bad="skip", checkpoint=work, **FITS["nothing"])
+    assert same(again, collected(shards, **FITS["nothing"]))
+
+
+def test_rows_that_were_changed_in_place_are_other_work(tmp_path):
+    X, y = rows()
+    [(x_file, y_file)] = npy_files(tmp_path, X, y, ())
+    work = tmp_path / "work"
+    collected(Shards.of(x_file, y_file), checkpoint=work, **FITS["nothing"])
+    time = x_file.stat().st_mtime_ns
+    changed = np.load(x_file, mmap_mode="r+")
+    changed[7, 0] += 1
+    changed.flush()
+    os.utime(x_file, ns=(time, time + 10**6))  # clocks of file systems are coarse
+    with pytest.raises(ValueError, match="other work"):
+        collected(Shards.of(x_file, y_file), checkpoint=work, **FITS["nothing"])
+
+
 # --- Refusals ------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +525,9 @@ def test_a_checkpoint_keeps_what_was_left_out(tmp_path):
         pytest.param(lambda X, y: collected(X, executor="serial"), "`y` is missing", id="no-y"),
         pytest.param(lambda X, y: collected(X, y, executor="dask"), "unknown executor 'dask'", id="executor"),
         pytest.param(lambda X, y: collected(X, y, on_bad="ignore"), "unknown on_bad 'ignore'", id="on-bad"),
+        pytest.param(
+            lambda X, y: distill(Shards.of(X, y)), "distil from those, distill_statistics", id="distill"
+        ),
         pytest.param(lambda X, y: collected(Shards.of(X, y), y), "have their own targets", id="targets"),
         pytest.param(
             lambda X, y: collected(Shards.of(X, y), like=collected(X[:, 1:], y)),

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 import pickle
 
 import numpy as np
@@ -157,14 +158,15 @@ def test_strings_and_vectors_are_targets_too(tmp_path):
 # --- Images ------------------------------------------------------------------------------------------------
 
 
-def images(path, modes, label=None, size=(6, 4)):
+def images(path, modes, label=None, size=(6, 4), columns=("image", "label"), form=None):
     pixels = np.random.default_rng(0).integers(0, 255, (len(modes), size[1], size[0], 3), np.uint8)
     encoded = []
     for picture, mode in zip(pixels, modes, strict=True):
         stream = io.BytesIO()
         Image.fromarray(picture).convert(mode).save(stream, "PNG")
         encoded.append({"bytes": stream.getvalue(), "path": None})
-    table = pa.table({"image": encoded, "label": label or list(range(len(modes)))})
+    column = pa.array(encoded) if form is None else pa.array([one["bytes"] for one in encoded], form)
+    table = pa.table([column, label or list(range(len(modes)))], names=columns)
     pq.write_table(table, path, row_group_size=4)
     return pixels.transpose(0, 3, 1, 2)
 
@@ -192,6 +194,60 @@ def test_colour_after_grey_is_refused_unless_channels_are_given(tmp_path):
     [shard] = Shards.of(tmp_path / "a.parquet", channels=3).shards
     assert shard.look().input_shape == (3, 4, 6)
     assert next(shard.batches(100, 0, 7)).X.shape == (7, 3, 4, 6)
+
+
+@pytest.mark.parametrize("form", [None, pa.binary(), pa.large_binary()], ids=str)
+@pytest.mark.parametrize("columns", [("image", "digit"), ("scan", "y"), ("scan", "label")], ids="-".join)
+def test_columns_of_images_have_any_name(columns, form, tmp_path):
+    pixels = images(tmp_path / "a.parquet", ["RGB"] * 5, columns=columns, form=form)
+    for options in ({"label": columns[1]}, {"label": columns[1], "columns": columns[0]}):
+        [shard] = Shards.of(tmp_path / "a.parquet", **options).shards
+        assert shard.look().columns == columns
+        assert np.array_equal(next(shard.batches(9, 0, 5)).X.numpy(), pixels)
+        assert shard.labels(0, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sizes", [(0, 9), (9, 0), (4, 0, 0, 5), (0, 1, 0)], ids=str)
+def test_row_groups_may_be_empty(sizes, tmp_path):
+    X, y = rows(sum(sizes))
+    schema = pa.schema([*((f"c{i}", pa.float32()) for i in range(D)), ("label", pa.int64())])
+    with pq.ParquetWriter(tmp_path / "a.parquet", schema) as writer:
+        for stop, size in zip(itertools.accumulate(sizes), sizes, strict=True):
+            part = slice(stop - size, stop)
+            table = {f"c{i}": X[part, i] for i in range(D)} | {"label": y[part]}
+            writer.write_table(pa.table(table, schema=schema))
+    shards = Shards.of(tmp_path / "a.parquet", tile_rows=3)
+    [shard], tiles = shards.shards, opened(shards)
+    found = [batch for tile in tiles for batch in shard.batches(99, tile.start, tile.stop)]
+    assert np.array_equal(torch.cat([batch.X for batch in found]).numpy(), X)
+    assert np.array_equal(np.concatenate([shard.labels(tile.start, tile.stop) for tile in tiles]), y)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "parquet", "images"])
+def test_damage_anywhere_is_bad_input(kind, tmp_path):
+    """Whatever the libraries raise for it: nothing but ValueError says that a file is bad and not the machine."""
+    X, y = rows(40)
+    path = tmp_path / f"a.{kind.replace('images', 'parquet')}"
+    if kind == "npy":
+        np.save(path, X)
+    elif kind == "npz":
+        np.savez(path, x=X, y=y)
+    elif kind == "parquet":
+        parquet(path, X, y)
+    else:
+        images(path, ["RGB"] * 12)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    [shard] = Shards.of(path, y if kind == "npy" else None).shards
+    refused = 0
+    for at in rng.integers(0, len(whole), 60):
+        path.write_bytes(whole[:at] + whole[at + int(rng.integers(1, 50)) :])
+        try:
+            stop = shard.look().n_rows
+            shard.labels(0, stop)
+            list(shard.batches(16, 0, stop))
+        except ValueError:
+            refused += 1
+    assert refused > 20
 
 
 # --- Tiles -------------------------------------------------------------------------------------------------
@@ -251,6 +307,8 @@ def test_files_of_one_name_are_called_by_their_paths(tmp_path):
         pytest.param(lambda X: X[7:20], id="slice"),
         pytest.param(lambda X: X[7:].reshape(-1, 1), id="reshaped"),
         pytest.param(lambda X: X[3:][5:9], id="slice-of-slice"),
+        pytest.param(lambda X: X.T, id="columns"),
+        pytest.param(lambda X: X[3:9].T, id="slice-of-columns"),
     ],
 )
 @pytest.mark.parametrize("offset", [0, 8, 4096, 5000, 70000])
@@ -276,6 +334,23 @@ def test_maps_that_no_file_holds_travel_as_arrays(tmp_path):
     for X in (changed, strided):
         [shard] = Shards.of(X, np.zeros(len(X), int)).shards
         assert np.array_equal(next(shard.batches(99, 0, len(X))).X.numpy(), X)
+
+
+def test_a_fingerprint_tells_a_file_from_itself_before_a_change(tmp_path):
+    X, y = rows()
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "x.npz", x=X, y=y)
+    parquet(tmp_path / "x.parquet", X, y)
+    for name in ("x.npy", "x.npz", "x.parquet"):
+        [shard] = Shards.of(tmp_path / name, y if name == "x.npy" else None).shards
+        before = shard.fingerprint()
+        assert shard.fingerprint() == before
+        content = bytearray((tmp_path / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        state = (tmp_path / name).stat()
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, ns=(state.st_atime_ns, state.st_mtime_ns + 10**6))
+        assert shard.fingerprint() != before
 
 
 def test_a_fingerprint_tells_data_apart(tmp_path):
@@ -380,6 +455,7 @@ def test_bad_files_are_found_when_they_are_looked_at(make, error, message, tmp_p
     ("make", "message"),
     [
         pytest.param(lambda: Shards.of(rows()[0]), "`y` is missing", id="no-targets"),
+        pytest.param(lambda: Shards.of(iter([rows()])), "a stream is read by one process", id="stream"),
         pytest.param(lambda: Shards.of("x.npy"), r"x\.npy holds inputs only: give its targets", id="npy"),
         pytest.param(lambda: Shards.of("x.npz", [1]), "holds its own targets", id="npz-y"),
         pytest.param(lambda: Shards.of("x.csv"), r"no \.npy, \.npz or \.parquet file", id="suffix"),
@@ -411,6 +487,7 @@ def test_unclear_shards_are_refused(make, message):
         pytest.param({"id": 0, "x": 1, "y": 0}, (), None, (["x"], "y"), id="vectors-first"),
         pytest.param({"a": 0, "b": 0, "c": 0}, ("b", "a"), "c", (["b", "a"], "c"), id="named"),
         pytest.param({"a": 0, "label": 0, "y": 1}, (), "y", (["a", "label"], "y"), id="label-named"),
+        pytest.param({"a": 0, "y": 0, "__index_level_0__": 0}, (), None, (["a"], "y"), id="pandas-index"),
     ],
 )
 def test_columns_are_chosen(kinds, columns, label, found):
@@ -424,6 +501,7 @@ def test_columns_are_chosen(kinds, columns, label, found):
         pytest.param({"a": 0, "b": 0}, (), None, "say which holds the targets", id="no-label"),
         pytest.param({"a": 1, "b": 1, "y": 0}, (), None, "several columns of vectors, a, b", id="several"),
         pytest.param({"a": None, "y": 0}, (), None, "none but the targets holds numbers", id="none"),
+        pytest.param({"a": None, "y": 0}, ("a",), None, "'a' of t does not hold numbers", id="text"),
     ],
 )
 def test_columns_that_are_not_clear_are_refused(kinds, columns, label, message):

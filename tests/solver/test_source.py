@@ -1,6 +1,7 @@
 """Rows from anywhere come out as one stream of equal batches, whatever they came in as."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,6 +212,8 @@ def test_bad_arrays_are_refused(X, y, message):
         pytest.param((np.ones((3, 2)),), "`y` is missing: pass labels or values", id="no-labels"),
         pytest.param((torch.ones(3, 2),), "`y` is missing", id="no-labels-torch"),
         pytest.param((7,), "`y` is missing", id="not-iterable"),
+        pytest.param(("a.npz",), "the path 'a.npz': load the file", id="path"),
+        pytest.param((Path("a.npz"),), "the path 'a.npz': load the file", id="path-object"),
         pytest.param(
             ([], None, np.ones(3)),
             "weights of a stream are the third item of its pieces",
