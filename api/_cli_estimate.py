@@ -87,7 +87,8 @@ def estimate(
         lacking = [f"--{option}" for option, name in _NEEDED.items() if name not in changes]
         if lacking:
             raise ValueError(f"give a data set, or {', '.join(lacking)}")
-        problem = Problem(**({"features": inputs} | changes))
+        whole: dict[str, Any] = {"features": inputs} | changes
+        problem = Problem(**whole)
     machine = Machine.measured(**figures) if measure else dataclasses.replace(Machine(), **figures)
     found = estimate(problem, machine, workers, cores=cores, tiles=tiles, reduction=reduction)
     if as_json:
