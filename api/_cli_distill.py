@@ -131,11 +131,11 @@ def distill(
     ds.save(out, force=force)
     if quiet:
         return
-    kind = str(ds.x.dtype).removeprefix("torch.")
-    values = shape(tuple(ds.x.shape[1:]))
-    typer.echo(
-        f"wrote {out}: {len(ds)} points of {values} {kind} ({ds.space} space), {size(out.stat().st_size)}"
-    )
+    kind = getattr(ds, "distribution", None)
+    what = f"points of {shape(tuple(ds.x.shape[1:]))} {str(ds.x.dtype).removeprefix('torch.')}"
+    if kind is not None:
+        what = f"{kind.name} over {shape(kind.input_shape)}"
+    typer.echo(f"wrote {out}: {len(ds)} {what} ({ds.space} space), {size(out.stat().st_size)}")
     emit(certificate_table(ds.certificate))
     if data.x_test is not None:
         print_evaluation(evaluate({out.name: ds}, data))

@@ -43,7 +43,11 @@ def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
             "file_bytes": Path(path).stat().st_size,
             "points": len(x),
             "x": _describe_tensor(x),
-            **({"distribution": document["distribution"]["name"]} if distributional else {}),
+            **(
+                {"distribution": f"{document['distribution']['name']}, stored in place of x"}
+                if distributional
+                else {}
+            ),
             "y": _describe_tensor(y),
             "space": document["space"],
             "targets": document["targets"],
