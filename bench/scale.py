@@ -9,6 +9,7 @@ Options: --n rows, --features p, --repeats, --runs (of faults), --seed. Run them
 """
 
 import argparse
+import functools
 import os
 import random
 import signal
@@ -94,8 +95,8 @@ def model(options):
         X, y = rows_of(n, d, k)
         statistics = collect(X, y, feature_map, p, k)
         streaming, solving = median_seconds(
-            lambda: collect(X, y, feature_map, p, k),  # noqa: B023
-            lambda: kd.distill_statistics(statistics, space="features"),  # noqa: B023
+            functools.partial(collect, X, y, feature_map, p, k),
+            functools.partial(kd.distill_statistics, statistics, space="features"),
             repeats=options.repeats,
         )
         found = estimate(Problem(n, d, p, k, feature_map=feature_map, test_rows=0), machine)

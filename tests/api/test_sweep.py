@@ -14,8 +14,10 @@ from kernel_distill._recipe import Recipe
 from kernel_distill._sweep import sweep
 from kernel_distill.solver.executors import SerialExecutor
 
-from ..solver.ray_cluster import ray_cluster, ray_executor  # noqa: F401
+from ..solver import ray_cluster as fixtures
 from .travelling import Travelling
+
+ray_cluster, ray_executor = fixtures.ray_cluster, fixtures.ray_executor
 
 CHANGES = {"loop.steps": 2, "loop.evaluate_every": 1}
 NETWORKS = {"recipe": "dc-bench", "networks": {"mlp": {"width": 8, "depth": 1}}, "count": 2, "epochs": 2}
@@ -350,7 +352,7 @@ def test_the_command(data, tmp_path):
     assert "did you mean 'ridge'" in wrong.stderr
 
 
-def test_ray_gives_what_the_default_gives(data, recipes, serial, ray_executor, tmp_path):  # noqa: F811
+def test_ray_gives_what_the_default_gives(data, recipes, serial, ray_executor, tmp_path):
     """Sets, networks trained on them, and an ablation."""
     found = sweep(recipes, data, seeds=2, changes=CHANGES, device="cpu", executor=ray_executor, out=tmp_path)
     assert same_sets(found, serial)

@@ -22,7 +22,9 @@ from kernel_distill.solver.source import ArraySource
 from kernel_distill.solver.statistics import Statistics
 from kernel_distill.solver.transforms import Standardize
 
-from .ray_cluster import ray_cluster, ray_executor  # noqa: F401
+from . import ray_cluster as fixtures
+
+ray_cluster, ray_executor = fixtures.ray_cluster, fixtures.ray_executor
 
 SUMS = ("gram", "cross", "feature_sum", "target_sum", "target_square")
 CLOSE = 1e-12
@@ -199,7 +201,7 @@ def test_moments_keep_their_digits_far_from_zero():
 # --- A cluster -----------------------------------------------------------------------------------------------
 
 
-def test_ray_gives_the_same_bits(ray_executor, tmp_path):  # noqa: F811
+def test_ray_gives_the_same_bits(ray_executor, tmp_path):
     X, y = rows(np.float32)
     arrays = Shards.of(X, y, tile_rows=70)
     options = {"transform": "standardize"}
@@ -214,7 +216,7 @@ def test_ray_gives_the_same_bits(ray_executor, tmp_path):  # noqa: F811
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_blocks_of_ray_data_are_shards(ray_cluster):  # noqa: F811
+def test_blocks_of_ray_data_are_shards(ray_cluster):
     pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     import ray.data
