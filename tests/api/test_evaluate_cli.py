@@ -39,12 +39,13 @@ def test_every_option_reaches_evaluate(file, monkeypatch):
     defaults = {
         "recipe": "ridge", "networks": None, "count": None, "baselines": None, "rates": [], "choose_epoch": False,
         "full_accuracy": None, "full_epochs": None, "confidence": 0.95, "seed": 0, "device": "auto", "workers": None,
+        "executor": None,
     }  # fmt: skip
     assert list(seen.pop("sets")) == [str(file)]
     assert seen == defaults
     given = {
         "recipe": "dsa", "count": 20, "full_accuracy": 0.9, "full_epochs": 7, "confidence": 0.9, "seed": 3,
-        "device": "cpu", "workers": 2, "epochs": 100,
+        "device": "cpu", "workers": 2, "executor": "serial", "epochs": 100,
     }  # fmt: skip
     words = [part for key, value in given.items() for part in (f"--{key.replace('_', '-')}", value)]
     words += ["--networks", "convnet, mlp", "--baselines", "full,herding", "--baselines", "k-means"]
@@ -131,5 +132,5 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_help_names_recipes_networks_and_baselines():
     words = " ".join(run("--help").stdout.replace("│", " ").split())
-    for part in ("dc-bench, dsa, kip-finite, frepo or soft-label", "resnet18", "label-solve", "NAME=FILE"):
+    for part in ("dc-bench, dsa, kip-finite, frepo, soft-label or d3", "resnet18", "label-solve", "NAME=FILE"):
         assert part in words
