@@ -132,5 +132,10 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_help_names_recipes_networks_and_baselines():
     words = " ".join(run("--help").stdout.replace("│", " ").split())
-    for part in ("dc-bench, dsa, kip-finite, frepo, soft-label or d3", "resnet18", "label-solve", "NAME=FILE"):
+    for part in (
+        "dc-bench, dsa, kip-finite, frepo, soft-label or d3",
+        "resnet18",
+        "label-solve",
+        "NAME=FILE",
+    ):
         assert part in words
