@@ -72,6 +72,19 @@ class TaskError(RuntimeError):
     """A task that failed, after all its retries: names the task and says what happened."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of `Executor.map`, or of `map_reduce` where there is a `merge`; see there."""
+
+    function: Callable[..., Any]
+    merge: Callable[[Any, Any], Any] | None
+    tasks: list[Task]
+    shared: tuple[Any, ...]
+    label: str
+    store: TaskStore | None
+    progress: bool | None
+
+
 class Executor(abc.ABC):
     """Runs tasks.
 
@@ -83,7 +96,6 @@ class Executor(abc.ABC):
 
     retries: list[Retry]
 
-    @abc.abstractmethod
     def map(
         self,
         function: Callable[..., Any],
@@ -118,8 +130,8 @@ class Executor(abc.ABC):
         TaskError
             If a task failed for another reason, and again each time it was tried anew.
         """
+        return self._run(Call(function, None, check_tasks(tasks), shared, label, store, progress))
 
-    @abc.abstractmethod
     def map_reduce(
         self,
         function: Callable[..., Any],
@@ -136,6 +148,12 @@ class Executor(abc.ABC):
         Arguments and errors as of `map`; without tasks it raises ValueError. `merge` may change and return its first
         argument. An error that it raises is not tried again. In a store are the results of the tasks, not the merges.
         """
+        tasks = check_tasks(tasks, at_least=1)
+        return self._run(Call(function, merge, tasks, shared, label, store, progress))[0]
+
+    @abc.abstractmethod
+    def _run(self, call: Call) -> list[Any]:
+        """Results of all tasks in order; of `map_reduce`, the one that is left."""
 
 
 def check_tasks(tasks: Sequence[Task], at_least: int = 0) -> list[Task]:

@@ -50,7 +50,7 @@ class Attempts:
         while True:
             try:
                 return call()
-            except Exception as error:
+            except Exception as error:  # raised again by `failed`, or run again and recorded
                 self.failed(name, error, repeat=repeat)
 
     def failed(self, name: str, error: Exception, *, repeat: bool = True) -> None:

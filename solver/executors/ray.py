@@ -5,14 +5,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from .._check import check_non_negative
 from ..progress import track
-from .base import Executor, Retry, Task, TaskStore, check_tasks
+from .base import Call, Executor, Retry, Task
 from .faults import Attempts, check_retries
 from .ray_work import RayWork, Submit
 from .ray_worker import WorkerSettings, call_task, library_version
@@ -103,32 +102,6 @@ class RayExecutor(Executor):
         # Errors of Ray's own only: `call_task` returns those of the task. Its retries are off; see `ray_work`.
         self._remote = self._ray.remote(num_returns=2, max_retries=0, num_cpus=self._cpus)(call_task)
 
-    def map(
-        self,
-        function: Callable[..., Any],
-        tasks: Sequence[Task],
-        *,
-        shared: tuple[Any, ...] = (),
-        label: str = "tasks",
-        store: TaskStore | None = None,
-        progress: bool | None = None,
-    ) -> list[Any]:
-        return self._run(function, None, check_tasks(tasks), shared, label, store, progress)
-
-    def map_reduce(
-        self,
-        function: Callable[..., Any],
-        merge: Callable[[Any, Any], Any],
-        tasks: Sequence[Task],
-        *,
-        shared: tuple[Any, ...] = (),
-        label: str = "tasks",
-        store: TaskStore | None = None,
-        progress: bool | None = None,
-    ) -> Any:
-        tasks = check_tasks(tasks, at_least=1)
-        return self._run(function, merge, tasks, shared, label, store, progress)[0]
-
     def close(self) -> None:
         """Stop the cluster if it was started here, for whoever else uses it in this process too."""
         if self._started:
@@ -143,30 +116,21 @@ class RayExecutor(Executor):
     ) -> None:
         self.close()
 
-    def _run(
-        self,
-        function: Callable[..., Any],
-        merge: Callable[[Any, Any], Any] | None,
-        tasks: list[Task],
-        shared: tuple[Any, ...],
-        label: str,
-        store: TaskStore | None,
-        progress: bool | None,
-    ) -> list[Any]:
+    def _run(self, call: Call) -> list[Any]:
         if not self._ray.is_initialized():
             raise RuntimeError("this executor is closed, or Ray was shut down: make a new RayExecutor")
-        stored = StoredResults(store, tasks)
+        stored = StoredResults(call.store, call.tasks)
         work = RayWork(
-            self._submitting(tasks),
-            function,
-            merge,
-            [self._ray.put(value) for value in shared],
-            tasks,
+            self._submitting(call.tasks),
+            call.function,
+            call.merge,
+            [self._ray.put(value) for value in call.shared],
+            call.tasks,
             stored,
             Attempts(self._retries, self.retries),
         )
         try:
-            for _ in track(work.finished(), label, len(tasks), show=progress):
+            for _ in track(work.finished(), call.label, len(call.tasks), show=call.progress):
                 pass
         except KeyboardInterrupt:
             # Ray ends the tasks of a process that leaves. Of a Ray that is not ours they run to their end.

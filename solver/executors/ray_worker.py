@@ -48,7 +48,7 @@ def call_task(
     torch.set_num_threads(settings.threads)
     try:
         return None, function(*arguments)
-    except Exception as error:
+    except Exception as error:  # the driver decides what becomes of it (`faults`)
         return _portable(error, name), None
 
 
@@ -73,7 +73,7 @@ def _portable(error: Exception, name: str) -> Exception:
         # By the way of pickle, but with no need to import anything.
         copied = copy.deepcopy(error)
         same = type(copied) is type(error) and str(copied) == str(error)
-    except Exception:
+    except Exception:  # the constructor of somebody's error may raise anything: it goes by its message then
         same = False
     if not same:
         base = next(

@@ -16,11 +16,13 @@ class Travelling(Executor):
         self.lost = lost
         self.tasks = []
 
-    def map(self, function, tasks, *, shared=(), **options):
-        self.tasks += tasks
-        self.retries += [Retry(task.name, "its worker died") for task in tasks[: self.lost]]
-        again = {task.name for task in tasks[: self.lost]}
-        sent = pickle.dumps(shared)
+    def _run(self, call):
+        assert call.merge is None
+        lost = call.tasks[: self.lost]
+        self.tasks += call.tasks
+        self.retries += [Retry(task.name, "its worker died") for task in lost]
+        again = {task.name for task in lost}
+        sent = pickle.dumps(call.shared)
 
         def run(name, payload):
             for _ in range(1 + (name in again)):
@@ -28,8 +30,7 @@ class Travelling(Executor):
                 result = pickle.dumps(called(*pickle.loads(sent), *arguments))
             return pickle.loads(result)
 
-        boxed = [Task(task.name, (task.name, pickle.dumps((function, task.arguments)))) for task in tasks]
-        return SerialExecutor().map(run, boxed, **options)
-
-    def map_reduce(self, function, merge, tasks, **options):
-        raise NotImplementedError
+        boxed = [
+            Task(task.name, (task.name, pickle.dumps((call.function, task.arguments)))) for task in call.tasks
+        ]
+        return SerialExecutor().map(run, boxed, label=call.label, store=call.store, progress=call.progress)
