@@ -19,6 +19,7 @@ from kernel_distill.solver.coresets import select
 from kernel_distill.solver.data.split import hold_out
 from kernel_distill.solver.networks import network_spec
 
+from .few_digits import few_digits
 from .travelling import Travelling
 
 TINY = {"mlp": {"width": 8, "depth": 1}}
@@ -28,17 +29,7 @@ QUICK = {"networks": TINY, "count": 2, "epochs": 2, "batch_size": 8}
 
 @pytest.fixture(scope="module")
 def data():
-    """Digits 0 to 2 of the digits, half of the rows."""
-    data = kd.load_data("digits")
-    train, test = data.y_train < 3, data.y_test < 3
-    return dataclasses.replace(
-        data,
-        x_train=data.x_train[train][::2],
-        y_train=data.y_train[train][::2],
-        x_test=data.x_test[test],
-        y_test=data.y_test[test],
-        class_names=("0", "1", "2"),
-    )
+    return few_digits(2)
 
 
 @pytest.fixture(scope="module")

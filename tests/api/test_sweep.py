@@ -15,6 +15,7 @@ from kernel_distill._sweep import sweep
 from kernel_distill.solver.executors import SerialExecutor
 
 from ..solver import ray_cluster as fixtures
+from .few_digits import few_digits
 from .travelling import Travelling
 
 ray_cluster, ray_executor = fixtures.ray_cluster, fixtures.ray_executor
@@ -25,17 +26,7 @@ NETWORKS = {"recipe": "dc-bench", "networks": {"mlp": {"width": 8, "depth": 1}},
 
 @pytest.fixture(scope="module")
 def data():
-    """Digits 0 to 2 of the digits, every fourth row."""
-    data = kd.load_data("digits")
-    train, test = data.y_train < 3, data.y_test < 3
-    return dataclasses.replace(
-        data,
-        x_train=data.x_train[train][::4],
-        y_train=data.y_train[train][::4],
-        x_test=data.x_test[test],
-        y_test=data.y_test[test],
-        class_names=("0", "1", "2"),
-    )
+    return few_digits(4)
 
 
 def recipe(name, data, **values):
