@@ -44,6 +44,7 @@ _PUBLIC = {
     "TrainedNetwork": "nn_baselines.trained_network",
     "TrainingRecipe": "nn_baselines.training_recipes",
     "ablate": "_ablation",
+    "accel": "accel",
     "all_reduce": "solver.all_reduce",
     "callbacks": "solver.callbacks",
     "collect_statistics": "_from_statistics",
@@ -63,7 +64,7 @@ _PUBLIC = {
     "train_network": "_train_network",
     "transforms": "solver.transforms",
 }
-_MODULES = ("callbacks", "feature_maps", "kernels", "transforms")
+_MODULES = ("accel", "callbacks", "feature_maps", "kernels", "transforms")
 
 __version__ = "0.1.0"
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "TrainingRecipe",
     "__version__",
     "ablate",
+    "accel",
     "all_reduce",
     "callbacks",
     "collect_statistics",
@@ -122,7 +124,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import kernels
+    from . import accel, kernels
     from ._ablation import ablate
     from ._ablation_result import Ablation
     from ._coreset import coreset

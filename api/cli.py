@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ._cli_ablate import ablate
+from ._cli_accel import SETTINGS as ACCEL_SETTINGS, accel
 from ._cli_distill import distill
 from ._cli_estimate import estimate
 from ._cli_evaluate import evaluate
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 for command in (distill, evaluate, ablate, sweep, merge, estimate):
     app.command()(user_errors(command))
+app.command(context_settings=ACCEL_SETTINGS, no_args_is_help=True)(user_errors(accel))
 
 
 @app.command()

@@ -117,6 +117,7 @@ def test_public_surface():
         "TrainingRecipe",
         "__version__",
         "ablate",
+        "accel",
         "all_reduce",
         "callbacks",
         "collect_statistics",

@@ -1,0 +1,5 @@
+"""No targets yet."""
+
+from .._target import Target
+
+TARGETS: tuple[Target, ...] = ()

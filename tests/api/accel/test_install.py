@@ -1,0 +1,322 @@
+"""Installing and taking back: known sources only, every name, and afterwards the very objects that were there."""
+
+import importlib
+import inspect
+import logging
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from kernel_distill import accel
+
+
+def state_of(module):
+    """Everything that a patch could touch; objects are compared by identity."""
+    found = {name: id(value) for name, value in vars(module).items()}
+    for holder in [module.Net, getattr(module, "TABLE", {})]:
+        entries = dict(holder) if isinstance(holder, dict) else vars(holder)
+        found |= {(id(holder), name): id(value) for name, value in entries.items()}
+    functions = [value for value in vars(module).values() if inspect.isfunction(value)]
+    return found | {(id(function), "code"): id(function.__code__) for function in functions}
+
+
+@pytest.mark.parametrize("imported_first", [True, False])
+def test_every_name_is_replaced_and_restored(peer, imported_first):
+    if imported_first:
+        import invented_user
+    accel.install()
+    import invented_peer
+    import invented_user
+
+    assert invented_user.use([1, 2]) == 6.0
+    assert invented_peer.TABLE["total"]([1, 2]) == 6.0
+    assert invented_peer.Net().inverse(6) == 2
+    assert invented_peer.Net.twice(2) == invented_peer.Net().twice(2) == 4
+    values, n = invented_peer.main(3)
+    assert len(values) == n == 3
+    assert peer.made.calls == ["total", "total", "inverse", "twice", "twice", "loop"]
+
+    accel.uninstall()
+    assert invented_user.summed is invented_peer.total
+    assert invented_user.use([1, 2]) == 6.0
+    assert len(invented_peer.main(3)[0]) == 3
+    assert len(peer.made.calls) == 6
+
+
+def test_the_objects_are_the_very_ones(peer):
+    import invented_peer
+    import invented_user
+
+    before, finders = (state_of(invented_peer), state_of(invented_user)), list(sys.meta_path)
+    for _ in range(2):
+        accel.install()
+        accel.install()  # twice is once
+        assert state_of(invented_peer) != before[0]
+        accel.uninstall()
+        assert (state_of(invented_peer), state_of(invented_user)) == before
+        assert sys.meta_path == finders
+
+
+def test_loaders_are_those_that_they_would_be(peer):
+    accel.install()
+    import invented_peer
+
+    assert type(invented_peer.__loader__).__name__ == "SourceFileLoader"
+    assert invented_peer.__spec__.loader is invented_peer.__loader__
+    assert "Sum." in inspect.getdoc(invented_peer.total)
+
+
+def test_a_module_that_is_reloaded_is_met_again(peer):
+    accel.install("invented.total")
+    import invented_peer
+
+    first = invented_peer.total
+    importlib.reload(invented_peer)
+    assert invented_peer.total is not first
+    assert invented_peer.total([1]) == 2.0
+    assert peer.made.calls == ["total"]
+    plain = invented_peer.total.__wrapped__
+    accel.uninstall()
+    assert invented_peer.total is plain
+
+
+def test_signature_documentation_and_pickle_survive(peer):
+    import invented_peer
+
+    signature = inspect.signature(invented_peer.total)
+    accel.install()
+    assert inspect.signature(invented_peer.total) == signature
+    assert invented_peer.total.__name__ == "total"
+    assert pickle.loads(pickle.dumps(invented_peer.total)) is invented_peer.total
+
+
+def test_unknown_source_is_left_alone_with_a_line(peer, caplog):
+    path = peer.folder / "invented_peer.py"
+    path.write_text(path.read_text().replace("return x / self.scale", "return x // self.scale"))
+    with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
+        accel.install("invented.inverse", "invented.total")
+        import invented_peer
+
+    assert invented_peer.Net().inverse(7) == 2
+    assert peer.made.calls == []
+    (line,) = [record.message for record in caplog.records if "left alone" in record.message]
+    assert "invented_peer.Net.inverse is left alone: its source is none that this target knows" in line
+    assert "left alone" not in " ".join(accel.report().rows[1]["places"])
+
+
+def test_a_dependency_of_unknown_source_counts_too(peer, caplog, monkeypatch):
+    import dataclasses
+
+    known = peer.known["total"]
+    monkeypatch.setitem(peer.known, "total", dataclasses.replace(known, requires={"noisy": ("0" * 16,)}))
+    with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
+        accel.install("invented.total")
+        import invented_peer
+
+    assert invented_peer.total([1]) == 2.0
+    assert peer.made.calls == []
+    assert "it depends on noisy" in caplog.text
+
+
+def test_a_region_is_sought_only_where_its_hints_are(peer, caplog):
+    (peer.folder / "invented_user.py").write_text("def main(n):\n    return n\n")
+    with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
+        accel.install("invented.loop")
+        import invented_user
+
+    assert invented_user.main(2) == 2
+    assert caplog.text == ""
+
+
+def test_a_guard_leaves_calls_to_the_original_and_says_so_once(peer, caplog):
+    accel.install()
+    import invented_peer
+
+    with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
+        for _ in range(3):
+            with pytest.raises(TypeError):
+                invented_peer.total("text")
+    assert caplog.text.count("left to the original: text is not summed here") == 1
+    (row,) = [row for row in accel.report().rows if row["target"] == "invented.total"]
+    assert (row["calls"], row["accelerated"], row["declined"]) == (3, 0, {"text is not summed here": 3})
+
+
+def test_patched_is_a_context_and_a_decorator(peer):
+    import invented_peer
+
+    with accel.patched("invented.total"):
+        invented_peer.total([1])
+        with accel.patched("invented"):
+            invented_peer.Net.twice(1)
+        invented_peer.total([1])
+        invented_peer.Net.twice(1)
+    invented_peer.total([1])
+
+    @accel.patched("invented.total")
+    def run():
+        return invented_peer.total([1])
+
+    assert run() == 2.0
+    assert peer.made.calls == ["total", "twice", "total", "total"]
+
+
+def test_an_error_in_the_block_restores_too(peer):
+    import invented_peer
+
+    original = invented_peer.total
+    with pytest.raises(KeyError), accel.patched("invented.total"):
+        raise KeyError
+    assert invented_peer.total is original
+
+
+@pytest.mark.parametrize("equivalence", ["corrects", "exact"])
+def test_some_targets_are_installed_by_name_only(peer, monkeypatch, equivalence):
+    import dataclasses
+
+    import invented_peer
+
+    other = dataclasses.replace(
+        peer.known["total"], equivalence=equivalence, by_name_only=equivalence == "exact"
+    )
+    monkeypatch.setitem(peer.known, "total", other)
+    for names in ((), ("invented",)):
+        with accel.patched(*names):
+            invented_peer.total([1])
+            invented_peer.Net.twice(1)
+    assert set(peer.made.calls) == {"twice"}
+    with accel.patched("invented.total"):
+        invented_peer.total([1])
+    assert peer.made.calls[-1] == "total"
+
+
+@pytest.mark.parametrize("call", [accel.install, accel.uninstall, accel.patched, accel.explain])
+def test_an_unknown_name_is_refused_with_the_nearest(peer, call):
+    with pytest.raises(ValueError, match=r"unknown target 'invented\.totl'; did you mean 'invented\.total'"):
+        call("invented.totl")
+
+
+class TestEnvironment:
+    def test_off(self, peer, monkeypatch, caplog):
+        monkeypatch.setenv("KERNEL_DISTILL_ACCEL", "0")
+        with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
+            accel.install()
+            import invented_peer
+
+        assert invented_peer.total([1]) == 2.0
+        assert peer.made.calls == []
+        assert "KERNEL_DISTILL_ACCEL is 0" in caplog.text
+
+    def test_names(self, peer, monkeypatch):
+        monkeypatch.setenv("KERNEL_DISTILL_ACCEL", "invented.twice, invented.noisy")
+        accel.install()
+        import invented_peer
+
+        invented_peer.total([1])
+        invented_peer.Net.twice(1)
+        assert peer.made.calls == ["twice"]
+
+    def test_verification(self, peer, monkeypatch):
+        monkeypatch.setenv("KERNEL_DISTILL_ACCEL_VERIFY", "2")
+        accel.install("invented.total")
+        import invented_peer
+
+        for _ in range(3):
+            invented_peer.total([1])
+        assert accel.report().rows[0]["verified"] == 2
+
+    @pytest.mark.parametrize("value", ["many", "-1", "1.5"])
+    def test_bad_number(self, peer, monkeypatch, value):
+        monkeypatch.setenv("KERNEL_DISTILL_ACCEL_VERIFY", value)
+        with pytest.raises(ValueError, match="KERNEL_DISTILL_ACCEL_VERIFY must be a number of calls"):
+            accel.install()
+
+    def test_bad_level(self, peer, monkeypatch):
+        monkeypatch.setenv("KERNEL_DISTILL_ACCEL_LOG", "loud")
+        with pytest.raises(ValueError, match="must be one of debug, info, warning, silent"):
+            accel.install()
+
+
+class TestVerification:
+    def test_agreeing_calls(self, peer):
+        accel.install(verify=1)
+        import invented_peer
+
+        np.random.seed(3)
+        expected = np.random.rand(4)
+        np.random.seed(3)
+        first = invented_peer.noisy(2)
+        assert np.array_equal(np.concatenate([first, invented_peer.noisy(2)]), expected)
+        for _ in range(2):
+            invented_peer.main(2)
+        rows = {row["target"]: row for row in accel.report().rows}
+        for name, difference in (("invented.noisy", 0.0), ("invented.loop", 0.0)):
+            assert (rows[name]["verified"], rows[name]["calls"]) == (1, 2)
+            assert rows[name]["difference"] == difference
+            assert rows[name]["speed"] > 0
+
+    def test_a_region_draws_what_the_original_draws(self, peer):
+        import invented_peer
+
+        np.random.seed(0)
+        expected = [invented_peer.main(3)[0], invented_peer.main(3)[0]]
+        for verify in (0, 1, 2):
+            with accel.patched("invented.loop", verify=verify):
+                np.random.seed(0)
+                assert [invented_peer.main(3)[0], invented_peer.main(3)[0]] == expected
+
+    def test_what_the_original_changes_is_a_copy(self, peer):
+        accel.install(verify=1)
+        import invented_peer
+
+        state = []
+        invented_peer.fit(state, 5)
+        assert state == [5]
+
+    def test_a_difference_above_the_tolerance_stops(self, peer, monkeypatch):
+        monkeypatch.setattr(peer.made, "total", lambda x, times=2: float(np.sum(x)) * times + 1e-6)
+        accel.install(verify=1)
+        import invented_peer
+
+        with pytest.raises(
+            accel.VerificationError, match=r"difference 5e-07, 1e-12 allowed.*invented_peer.total"
+        ):
+            invented_peer.total([1])
+        accel.install(verify=5, tolerance=1e-5)
+        assert invented_peer.total([1]) == 2.0 + 1e-6
+
+    def test_a_region_above_the_tolerance_stops(self, peer, monkeypatch):
+        monkeypatch.setattr(peer.made, "loop", lambda n, get, values: ([0.0] * n,))
+        accel.install("invented.loop", verify=1)
+        import invented_peer
+
+        with pytest.raises(accel.VerificationError, match=r"invented\.loop"):
+            invented_peer.main(2)
+
+    def test_the_original_runs_with_originals(self, peer):
+        accel.install(verify=1)
+        import invented_peer
+
+        invented_peer.main.__globals__["np"] = np
+        peer.made.calls.clear()
+        invented_peer.TABLE["total"]([1])
+        assert peer.made.calls == ["total"]
+
+
+def test_report_and_explain(peer, tmp_path):
+    accel.install(verify=1)
+    import invented_peer
+
+    invented_peer.total([1])
+    text = str(accel.report())
+    assert "invented.total" in text
+    assert "invented_peer.total" in text
+    page = tmp_path / "report.html"
+    accel.report().html(page)
+    assert "invented.total" in page.read_text()
+    with pytest.raises(FileExistsError):
+        accel.report().html(page)
+    words = accel.explain("invented.total")
+    assert "class: exact: the same numbers, up to 1e-12 of the largest" in words
+    assert accel.explain("invented").count("replaces:") == len(peer.known)
