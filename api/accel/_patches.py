@@ -38,6 +38,8 @@ class Patches:
     def __init__(self) -> None:
         self.show: Callable[[str], None] | None = None
         self._undo: list[tuple[Target, Callable[[], None]]] = []
+        # Functions that hold regions: the code they had, and the regions that are replaced.
+        self._rewritten: dict[types.FunctionType, tuple[types.CodeType, list[Region]]] = {}
         # What stands at each place that was looked at, by target and module: a module that is reloaded is met anew.
         self._seen: dict[tuple[str, str], Any] = {}
 
@@ -83,7 +85,8 @@ class Patches:
     def _replace(self, target: Target, holder: Any, attribute: str, thing: Any) -> Any:
         """Put the stand-in in place, or new code into a function; what stands there now."""
         if isinstance(target, Region):
-            self._undo.append((target, self._rewrite(target, thing)))
+            # The source of a decorated function is that of the one within.
+            self._undo.append((target, self._rewrite(target, inspect.unwrap(thing))))
             return thing
         stand_in = accelerated(target, thing)
         kept = vars(holder)[attribute]
@@ -104,30 +107,27 @@ class Patches:
         return stand_in
 
     def _rewrite(self, target: Region, function: types.FunctionType) -> Callable[[], None]:
-        """Give a function the code of its source with the region replaced."""
-        tree = definition_of(function)
-        assert tree is not None
-        before = ast.unparse(tree)
-        found = find_run(tree, target.length, target.hashes)
-        assert found is not None
-        block, start = found
-        block[start : start + target.length] = _with_call(target, block[start : start + target.length])
-        ast.fix_missing_locations(tree)
-        ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
-        kept, globals_ = function.__code__, function.__globals__
-        function.__code__ = _compiled(tree, kept)
-        globals_[_CALL] = _region_call
+        """Give a function the code of its source with the region replaced, beside those that are already."""
+        kept, regions = self._rewritten.setdefault(function, (function.__code__, []))
+        before = _with_regions(function, regions)
+        regions.append(target)
+        after = _with_regions(function, regions)
+        function.__code__ = _compiled(after, function.__code__)
+        function.__globals__[_CALL] = _region_call
         _regions[target.name] = target
         if self.show:
-            after = ast.unparse(tree)
-            lines = difflib.unified_diff(
-                before.splitlines(), after.splitlines(), "original", target.name, lineterm=""
-            )
-            self.show("\n".join(lines))
+            old, new = (ast.unparse(tree).splitlines() for tree in (before, after))
+            self.show("\n".join(difflib.unified_diff(old, new, "original", target.name, lineterm="")))
 
         def undo() -> None:
+            regions.remove(target)
+            if regions:
+                function.__code__ = _compiled(_with_regions(function, regions), function.__code__)
+                return
             function.__code__ = kept
-            globals_.pop(_CALL, None)
+            del self._rewritten[function]
+            if not any(other.__globals__ is function.__globals__ for other in self._rewritten):
+                function.__globals__.pop(_CALL, None)
 
         return undo
 
@@ -155,6 +155,19 @@ _regions: dict[str, Region] = {}
 
 def _region_call(name: str, inputs: dict[str, Any]) -> RegionCall:
     return RegionCall(_regions[name], inputs)
+
+
+def _with_regions(function: types.FunctionType, regions: Iterable[Region]) -> ast.AST:
+    """Source of a function with some of its regions replaced, where it stands in its file."""
+    tree = definition_of(function)
+    assert tree is not None
+    for target in regions:
+        found = find_run(tree, target.length, target.hashes)
+        assert found is not None
+        block, start = found
+        block[start : start + target.length] = _with_call(target, block[start : start + target.length])
+    ast.fix_missing_locations(tree)
+    return ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
 
 
 def _with_call(target: Region, statements: list[ast.stmt]) -> list[ast.stmt]:
@@ -209,8 +222,7 @@ def _is_defined_in(thing: Any, module: str, target: Target) -> bool:
 
 def _why_unknown(module: Any, target: Target, thing: Any) -> str | None:
     if isinstance(target, Region):
-        plain = inspect.isfunction(thing) and not hasattr(thing, "__wrapped__")
-        tree = definition_of(thing) if plain else None
+        tree = definition_of(thing) if inspect.isfunction(inspect.unwrap(thing)) else None
         if tree is None or find_run(tree, target.length, target.hashes) is None:
             return "it holds none of the statements that this target knows"
     else:
