@@ -141,7 +141,7 @@ def augmented(X: Tensor, augmentation: Augmentation, *, adjoint: bool, offset: b
         elif not everything:
             settings = settings.index_select(0, rows)
         part = Z if everything else Z.index_select(0, rows)
-        part = _STAGES[name](part, settings.unbind(1), adjoint, offset)
+        part = STAGES[name](part, settings.unbind(1), adjoint, offset)
         Z = part if everything else (Z if fresh else Z.clone()).index_copy_(0, rows, part)
         fresh = True
     return Z.to(X.dtype)
@@ -205,7 +205,7 @@ def _interpolated(X: Tensor, matrix: Sequence[Tensor], adjoint: bool) -> Tensor:
     return backward(X.contiguous(), X, grid, 0, 0, False, [True, False])[0]  # bilinear, zeros; of X alone
 
 
-_STAGES: dict[str, Any] = {
+STAGES: dict[str, Any] = {
     "color": _color,
     "crop": _crop,
     "cutout": _cutout,

@@ -50,7 +50,7 @@ class Patches:
 
     def adopt(self, module: types.ModuleType | types.SimpleNamespace, targets: Iterable[Target]) -> None:
         """Replace what a module defines and a target knows; each place is looked at once."""
-        name = module.__name__
+        name, targets = module.__name__, list(targets)
         if name.partition(".")[0] == _OWN:
             return
         for target in targets:
@@ -66,7 +66,7 @@ class Patches:
                 thing = self._replace(target, holder, attribute, thing)
                 record(target.name).places.append(place)
                 logger.info("%s: %s is replaced (%s)", target.name, place, target.equivalence)
-            else:
+            elif not _is_known_otherwise(module, target, thing, targets):
                 record(target.name).unknown.append(f"{place}: {reason}")
                 logger.warning("%s: %s is left alone: %s", target.name, place, reason)
             self._seen[target.name, name] = thing
@@ -218,6 +218,15 @@ def _is_defined_in(thing: Any, module: str, target: Target) -> bool:
     if BUILTIN in target.hashes:
         return inspect.isbuiltin(thing)
     return getattr(thing, "__module__", None) == module
+
+
+def _is_known_otherwise(module: Any, target: Target, thing: Any, targets: Iterable[Target]) -> bool:
+    """Whether another target of this name, for another published version, knows the source."""
+    others = (other for other in targets if other.qualname == target.qualname and other is not target)
+    return any(
+        isinstance(other, Region) == isinstance(target, Region) and _why_unknown(module, other, thing) is None
+        for other in others
+    )
 
 
 def _why_unknown(module: Any, target: Target, thing: Any) -> str | None:

@@ -1,5 +1,6 @@
 """Installing and taking back: known sources only, every name, and afterwards the very objects that were there."""
 
+import dataclasses
 import importlib
 import inspect
 import logging
@@ -106,9 +107,18 @@ def test_unknown_source_is_left_alone_with_a_line(peer, caplog):
     assert "left alone" not in " ".join(accel.report().rows[1]["places"])
 
 
-def test_a_dependency_of_unknown_source_counts_too(peer, caplog, monkeypatch):
-    import dataclasses
+def test_a_source_that_another_target_of_the_name_knows_is_no_unknown_one(peer, caplog, monkeypatch):
+    other = dataclasses.replace(peer.known["total"], name="invented.later", hashes=("0" * 16,))
+    monkeypatch.setitem(peer.known, "later", other)
+    with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
+        accel.install()
+        import invented_peer
 
+    assert invented_peer.total([1]) == 2.0
+    assert "invented_peer.total is left alone" not in caplog.text
+
+
+def test_a_dependency_of_unknown_source_counts_too(peer, caplog, monkeypatch):
     known = peer.known["total"]
     monkeypatch.setitem(peer.known, "total", dataclasses.replace(known, requires={"noisy": ("0" * 16,)}))
     with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
@@ -173,8 +183,6 @@ def test_an_error_in_the_block_restores_too(peer):
 
 @pytest.mark.parametrize("equivalence", ["corrects", "exact"])
 def test_some_targets_are_installed_by_name_only(peer, monkeypatch, equivalence):
-    import dataclasses
-
     import invented_peer
 
     other = dataclasses.replace(
