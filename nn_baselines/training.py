@@ -54,6 +54,8 @@ def train_networks(
     workers: int | None = None,
     draw: Draws | None = None,
     on_epoch: OnEpoch | None = None,
+    start: NetworkStack | None = None,
+    met: Tensor | None = None,
 ) -> NetworkStack:
     """Train networks on a set.
 
@@ -81,6 +83,11 @@ def train_networks(
     on_epoch : callable, optional
         Called as ``on_epoch(epoch, networks, stack)`` after each epoch with the numbers of the networks just trained
         and their weights, which go on changing. Of "serial", from several threads at once.
+    start : NetworkStack, optional
+        `count` networks of `spec` to start from, which stay as they are; by default drawn by seed and stream.
+    met : Tensor, shape (count, 2), float64, on the CPU, optional
+        Is filled with the mean loss and the share of rows put into the right class of each network over the last
+        epoch, as they were met: each batch before its step.
 
     Returns
     -------
@@ -107,14 +114,20 @@ def train_networks(
         _check_draw(draw, X)
         targets = targets.repeat(1 + draw.count, 1)
     schedule = make_schedule(recipe, len(targets))
-    job = _Job(spec, X, targets, draw, recipe, schedule, seed, stream, on_epoch)
-    stack = draw_networks(spec, count, seed, f"{stream}.network", device=X.device, dtype=X.dtype)
+    job = _Job(spec, X, targets, draw, recipe, schedule, seed, stream, on_epoch, met)
+    if start is None:
+        start = draw_networks(spec, count, seed, f"{stream}.network", device=X.device, dtype=X.dtype)
+    _check_start(spec, start, count, met)
     if strategy == "auto":
         strategy = "stacked" if X.is_cuda else "serial"
     with repeatable():
         if strategy == "stacked":
-            return _stacked(job, stack)
-        return _serial(job, stack, workers if X.device.type == "cpu" else 1)
+            trained = _stacked(job, start)
+        else:
+            trained = _serial(job, start, workers if X.device.type == "cpu" else 1)
+    if met is not None:
+        met /= len(targets)
+    return trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +146,7 @@ class _Job:
     seed: int
     stream: str
     on_epoch: OnEpoch | None
+    met: Tensor | None
 
     def coefficients(self) -> Tensor:
         return step_coefficients(self.recipe, self.schedule).to(self.X)
@@ -182,8 +196,9 @@ def _serial(job: _Job, stack: NetworkStack, workers: int | None) -> NetworkStack
                 break
             if epoch in job.schedule.restarts:
                 moments = new_moments(job.recipe, parameters)
+            met = job.met[number] if job.met is not None and epoch + 1 == job.schedule.epochs else None
             for inputs, targets in job.batches(epoch, range(number, number + 1)):
-                gradients = batch_gradient(job.recipe, network, parameters, inputs, targets)
+                gradients = batch_gradient(job.recipe, network, parameters, inputs, targets, met)
                 update(job.recipe, parameters, gradients, moments, coefficients[next(steps)])
             job.finished(epoch, range(number, number + 1), lambda: NetworkStack.of([network]))
         return network
@@ -196,14 +211,30 @@ def _serial(job: _Job, stack: NetworkStack, workers: int | None) -> NetworkStack
 
 
 def batch_gradient(
-    recipe: TrainingRecipe, network: Network, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor
+    recipe: TrainingRecipe,
+    network: Network,
+    parameters: Sequence[Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    met: Tensor | None = None,
 ) -> list[Tensor]:
-    """Gradient of a recipe's mean loss of a batch."""
+    """Gradient of a recipe's mean loss of a batch; the sums of losses and hits are added to `met` (2,)."""
 
     def loss_of(rows: slice) -> Tensor:
-        return row_losses(recipe, network(inputs[rows]), targets[rows]).sum() / len(inputs)
+        outputs = network(inputs[rows])
+        losses = row_losses(recipe, outputs, targets[rows])
+        if met is not None:
+            _add_met(met, losses, outputs, targets[rows])
+        return losses.sum() / len(inputs)
 
     return gradient_in_pieces(network, inputs, parameters, loss_of)
+
+
+@torch.no_grad()
+def _add_met(met: Tensor, losses: Tensor, outputs: Tensor, targets: Tensor) -> None:
+    """Add sums of losses and hits to `met` (..., 2)."""
+    met[..., 0] += losses.sum(-1)
+    met[..., 1] += (outputs.argmax(-1) == targets.argmax(-1)).sum(-1)
 
 
 def _stacked(job: _Job, stack: NetworkStack) -> NetworkStack:
@@ -227,12 +258,15 @@ def _train_together(job: _Job, stack: NetworkStack, networks: range) -> NetworkS
     part = dataclasses.replace(stack, parameters=live, buffers=buffers)
     parameters = list(live.values())
     moments = new_moments(job.recipe, parameters)
+    met = None if job.met is None else torch.zeros(len(networks), 2, dtype=job.met.dtype, device=job.X.device)
 
     def step(inputs: Tensor, targets: Tensor, coefficients: Tensor) -> None:
         with torch.enable_grad():
             outputs = apply_stack(part, inputs, training=True)
-            loss = row_losses(job.recipe, outputs, targets).sum() / inputs.shape[1]
-            gradients = torch.autograd.grad(loss, parameters)
+            losses = row_losses(job.recipe, outputs, targets)
+            gradients = torch.autograd.grad(losses.sum() / inputs.shape[1], parameters)
+        if met is not None:
+            _add_met(met, losses, outputs, targets)
         update(job.recipe, parameters, gradients, moments, coefficients)
 
     advance = CapturedStep(step) if job.X.is_cuda else step
@@ -242,10 +276,14 @@ def _train_together(job: _Job, stack: NetworkStack, networks: range) -> NetworkS
         if epoch in job.schedule.restarts:
             for value in (value for moment in moments for value in moment):
                 value.zero_()
+        if met is not None:
+            met.zero_()  # the last epoch's stay
         for inputs, targets in job.batches(epoch, networks):
             x, y = inputs.unflatten(0, (count, -1)), targets.unflatten(0, (count, -1))
             advance(x, y, coefficients[next(steps)])
         job.finished(epoch, networks, lambda: part)
+    if met is not None and job.met is not None:
+        job.met[rows] = met.cpu()
     return dataclasses.replace(part, parameters={key: value.detach() for key, value in live.items()})
 
 
@@ -281,6 +319,20 @@ def _check_set(spec: NetworkSpec, X: Tensor, Y: Tensor, recipe: TrainingRecipe) 
         )
     check_finite(X, "X")
     check_finite(Y, "Y")
+
+
+def _check_start(spec: NetworkSpec, start: NetworkStack, count: int, met: Tensor | None) -> None:
+    if start.spec != spec or start.count != count:
+        raise ValueError(
+            f"`start` must hold {count} networks {spec}, got {start.count} networks {start.spec}"
+        )
+    if met is None:
+        return
+    if met.shape != (count, 2) or met.dtype != torch.float64 or met.device.type != "cpu":
+        raise ValueError(
+            f"`met` must be float64 of shape {(count, 2)} on the CPU, got {met.dtype} {tuple(met.shape)}"
+        )
+    met.zero_()
 
 
 def _check_draw(draw: Draws, X: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Training many networks: the published loop step for step, whatever the strategy, pieces and workers."""
 
 import copy
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -130,6 +131,59 @@ def test_stacked_is_serial(kind):
     # And it did train.
     start = draw_networks(kind, 3, 5, "train.network", dtype=X.dtype)
     assert all(not torch.equal(serial.parameters[key], start.parameters[key]) for key in start.parameters)
+
+
+@pytest.mark.parametrize("strategy", ["serial", "stacked"])
+def test_starts_from_networks_that_are_given_and_says_what_it_met(strategy):
+    X, Y = points()
+    kind, recipe = spec("batch"), TrainingRecipe(epochs=3, rate=0.05, batch_size=6)
+    start = draw_networks(kind, 3, 5, "train.network", dtype=X.dtype)
+    before = copy.deepcopy(start)
+    expected = train_networks(kind, X, Y, recipe, count=3, seed=5, strategy=strategy)
+    met = torch.full((3, 2), math.nan, dtype=torch.float64)
+    found = train_networks(kind, X, Y, recipe, count=3, seed=5, strategy=strategy, start=start, met=met)
+    assert difference(expected, found) == 0
+    assert difference(start, before) == 0
+    other = draw_networks(kind, 3, 6, dtype=X.dtype)
+    assert difference(expected, train_networks(kind, X, Y, recipe, count=3, seed=5, start=other)) > 1e-3
+
+    # The last epoch again, from the networks after the one before.
+    kept = {}
+
+    def keep(epoch, networks, stack):
+        if epoch == recipe.epochs - 1:
+            kept.update({i: copy.deepcopy(stack.network(i - networks.start)) for i in networks})
+
+    train_networks(kind, X, Y, recipe, count=3, seed=5, strategy=strategy, on_epoch=keep)
+    rows = row_orders(len(X), recipe.epochs, range(3), seed=5, stream="train")
+    for number in range(3):
+        first = rows[number][:6]
+        outputs = kept[number].train()(X[first]).detach()
+        losses = F.cross_entropy(outputs, Y[first].argmax(1), reduction="none")
+        # The other batch comes after a step, and its share is not more than its rows.
+        assert float(losses.sum()) / len(X) < float(met[number, 0])
+        hits = int((outputs.argmax(1) == Y[first].argmax(1)).sum())
+        assert hits / len(X) <= float(met[number, 1]) <= (hits + len(X) - 6) / len(X)
+    whole = TrainingRecipe(epochs=1, rate=0.05, schedule="constant")
+    train_networks(kind, X, Y, whole, count=3, seed=5, strategy=strategy, start=start, met=met)
+    for number in range(3):
+        outputs = start.network(number)(X).detach()
+        assert float(met[number, 0]) == pytest.approx(float(F.cross_entropy(outputs, Y.argmax(1))), rel=1e-8)
+        assert float(met[number, 1]) == pytest.approx(
+            float((outputs.argmax(1) == Y.argmax(1)).double().mean())
+        )
+
+
+def test_networks_to_start_from_must_fit():
+    X, Y = points()
+    start = draw_networks(spec(), 2, 5, dtype=X.dtype)
+    recipe = TrainingRecipe(epochs=1)
+    with pytest.raises(ValueError, match="`start` must hold 3 networks"):
+        train_networks(spec(), X, Y, recipe, count=3, seed=5, start=start)
+    with pytest.raises(ValueError, match="`start` must hold 2 networks"):
+        train_networks(spec("none"), X, Y, recipe, count=2, seed=5, start=start)
+    with pytest.raises(ValueError, match="`met` must be float64 of shape"):
+        train_networks(spec(), X, Y, recipe, count=2, seed=5, start=start, met=torch.zeros(2, 2))
 
 
 def test_batch_norm_gathers_running_statistics():
