@@ -2,7 +2,7 @@
 
 Where rows do not influence each other, gradients of pieces add up to that of the batch. On a CPU that is up to twice as
 fast as the batch at once (ConvNet-3, 100 and 256 images of 3 x 32 x 32); a GPU takes all rows, and so do networks with
-batch statistics.
+batch statistics, and those of dense layers, whose weights are larger than their activations.
 """
 
 import itertools
@@ -19,7 +19,7 @@ PIECE_ROWS = 20
 
 def pieces(network: Network, X: Tensor) -> list[slice]:
     """Rows of X (n, ...) that go through the network together: even parts."""
-    whole = network.has_batch_statistics or X.device.type != "cpu"
+    whole = network.has_batch_statistics or not network.takes_images or X.device.type != "cpu"
     count = 1 if whole else max(1, -(-len(X) // PIECE_ROWS))
     ends = [len(X) * number // count for number in range(count + 1)]
     return [slice(first, last) for first, last in itertools.pairwise(ends)]

@@ -30,6 +30,8 @@ class Network(nn.Module):
         From features to outputs.
     n_features : int
         Length of a row of features.
+    takes_images : bool
+        Whether the first layer is a convolution.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -38,7 +40,7 @@ class Network(nn.Module):
         layers = spec.layers()
         self.features = layers.module()
         self.n_features = layers.channels
-        self._takes_images = not isinstance(self.features[0], nn.Flatten)
+        self.takes_images = not isinstance(self.features[0], nn.Flatten)
         self._channels_last = spec.norm not in ("instance", "layer")
         self.classifier = nn.Linear(self.n_features, spec.n_outputs)
 
@@ -67,7 +69,7 @@ class Network(nn.Module):
             raise ValueError(
                 f"this network takes rows of shape {self.spec.input_shape}, got {tuple(X.shape[1:])}"
             )
-        if self._takes_images and X.device.type == "cpu":
+        if self.takes_images and X.device.type == "cpu":
             X = _channels_last(X) if self._channels_last else X.contiguous()
         return self.features(X)
 

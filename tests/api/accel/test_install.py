@@ -1,5 +1,6 @@
 """Installing and taking back: known sources only, every name, and afterwards the very objects that were there."""
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -11,6 +12,9 @@ import numpy as np
 import pytest
 
 from kernel_distill import accel
+from kernel_distill.accel._fingerprint import definitions, fingerprint
+
+from .conftest import PEER
 
 
 def state_of(module):
@@ -310,6 +314,38 @@ class TestVerification:
         peer.made.calls.clear()
         invented_peer.TABLE["total"]([1])
         assert peer.made.calls == ["total"]
+
+
+def test_two_regions_of_one_function(peer, monkeypatch):
+    """Each is put in and taken out beside the other, in any order."""
+    tree = dict(definitions(ast.parse(PEER)))["main"]
+    monkeypatch.setitem(
+        peer.known,
+        "start",
+        dataclasses.replace(
+            peer.known["loop"],
+            name="invented.start",
+            hashes=(fingerprint(tree.body[0]),),
+            replacement="invented:start",
+            inputs=("n",),
+        ),
+    )
+    peer.made.start = lambda n: ([-1.0],)
+    import invented_peer
+
+    code = invented_peer.main.__code__
+    for order in (("start", "loop"), ("loop", "start")):
+        for name in order:
+            accel.install(f"invented.{name}")
+        assert invented_peer.main(2)[0][0] == -1.0
+        peer.made.calls.clear()
+        accel.uninstall(f"invented.{order[0]}")
+        values, _ = invented_peer.main(2)
+        assert (len(values) == 3) == (order[0] == "loop")
+        assert (peer.made.calls == ["loop"]) == (order[0] == "start")
+        accel.uninstall()
+        assert invented_peer.main.__code__ is code
+        assert "__kernel_distill_region__" not in vars(invented_peer)
 
 
 def test_report_and_explain(peer, tmp_path):
