@@ -10,16 +10,18 @@ from ._call import Settings, forget_calls
 from ._finder import Finder
 from ._log import logger, set_level
 from ._patches import Patches
+from ._stand_in import ModuleTarget, StandIn
 from ._target import Target
 from .registry import select
 
 patches = Patches()
 active: dict[str, Target] = {}
+_stand_ins: dict[str, StandIn] = {}
 
 
 def adopt(module: types.ModuleType) -> None:
     """Offer a module to the targets that are installed."""
-    patches.adopt(module, active.values())
+    patches.adopt(module, _known_by_source(active))
 
 
 _finder = Finder(adopt)
@@ -66,9 +68,14 @@ def install(*targets: str, verify: int | None = None, tolerance: float | None = 
     active.update({target.name: target for target in chosen})
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
+    for target in chosen:
+        if isinstance(target, ModuleTarget) and target.name not in _stand_ins:
+            _stand_ins[target.name] = target.finder()
+            sys.meta_path.insert(0, _stand_ins[target.name])
+    by_source = _known_by_source({target.name: target for target in chosen})
     for module in list(sys.modules.values()):
         if isinstance(module, types.ModuleType):
-            patches.adopt(module, chosen)
+            patches.adopt(module, by_source)
 
 
 def uninstall(*targets: str) -> None:
@@ -85,12 +92,20 @@ def uninstall(*targets: str) -> None:
     patches.remove(names)
     for name in names:
         active.pop(name, None)
+        if name in _stand_ins:
+            stand_in = _stand_ins.pop(name)
+            sys.meta_path.remove(stand_in)
+            stand_in.forget()
     if not active:
         if _finder in sys.meta_path:
             sys.meta_path.remove(_finder)
         Settings.verify, Settings.tolerance = 0, None
         forget_calls()
         _cache.clear()
+
+
+def _known_by_source(targets: dict[str, Target]) -> list[Target]:
+    return [target for target in targets.values() if not isinstance(target, ModuleTarget)]
 
 
 class patched(contextlib.ContextDecorator):
