@@ -1,0 +1,243 @@
+"""Other people's code with and without `kernel_distill.accel`, in turns; rows of JSON for docs/accel.md.
+
+    python bench/accel.py rbf                                    # scikit-learn's rbf_kernel, float32
+    python bench/accel.py ridge                                  # KernelRidge in a grid search
+    python bench/accel.py mmd --snippet FILE:NAME                # a copy of the MMD snippet, its loss by name
+    python bench/accel.py k-center --peers FOLDER                # DeepCore's, FOLDER/deepcore is a clone
+    python bench/accel.py krr --peers FOLDER                     # distill.py as a process, FOLDER/krr
+    python bench/accel.py dm --peers FOLDER                      # main_DM.py as a process, FOLDER/vico
+
+Clones are fetched by whoever measures, with what they need to run; nothing of them is kept. On a machine without a GPU
+`stand_ins` lets scripts run that ask for CUDA by name.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from _peer_runs import folder_of, in_turns, numbers, write_mnist
+from _rows import DATA, emit, in_new_process
+
+from kernel_distill import accel
+
+
+def turns(call, targets, repeats):
+    """Results and seconds of a call as it is and with targets installed; the median of the ratios."""
+    seconds, results = {False: [], True: []}, {}
+    for _ in range(repeats + 1):  # the first is for warming up
+        for accelerated in (False, True):
+            with accel.patched(*targets) if accelerated else contextlib.nullcontext():
+                started = time.perf_counter()
+                results[accelerated] = call()
+                seconds[accelerated].append(time.perf_counter() - started)
+    pairs = list(zip(seconds[False][1:], seconds[True][1:], strict=True))
+    figures = {
+        "seconds": round(statistics.median(b for _, b in pairs), 4),
+        "original_seconds": round(statistics.median(a for a, _ in pairs), 4),
+        "ratio": round(statistics.median(a / b for a, b in pairs), 2),
+        "repeats": repeats,
+    }
+    return results, figures
+
+
+def rbf(given):
+    import sklearn.metrics.pairwise as pairwise
+
+    rng = np.random.default_rng(0)
+    X, Y = (rng.standard_normal((n, 3072), dtype=np.float32) for n in (4000, 2000))
+    results, figures = turns(
+        lambda: pairwise.rbf_kernel(X, Y, gamma=1 / 6144), ["sklearn.rbf_kernel"], given.repeats
+    )
+    exact = _rbf(X.astype(np.float64), Y.astype(np.float64), 1 / 6144)
+    errors = {
+        name: float(np.abs(results[arm] - exact).max())
+        for name, arm in (("error", True), ("original_error", False))
+    }
+    emit("accel-rbf", shape=[4000, 2000, 3072], dtype="float32", **figures, **errors)
+
+
+def _rbf(X, Y, gamma):
+    square = (X**2).sum(1)[:, None] + (Y**2).sum(1) - 2 * X @ Y.T
+    return np.exp(-gamma * np.maximum(square, 0))
+
+
+def ridge(given):
+    from sklearn.kernel_ridge import KernelRidge
+    from sklearn.model_selection import GridSearchCV
+
+    arrays = np.load(DATA / "mnist.npz")
+    X = arrays["x_train"][:5000].reshape(5000, -1) / 255.0
+    Y = np.eye(10)[arrays["y_train"][:5000]]
+
+    def search():
+        grid = {"alpha": np.logspace(-4, 1, 10)}
+        return GridSearchCV(KernelRidge(kernel="rbf", gamma=0.02), grid, cv=5).fit(X, Y)
+
+    results, figures = turns(search, ["sklearn"], given.repeats)
+    scores = [results[arm].cv_results_["mean_test_score"] for arm in (False, True)]
+    emit(
+        "accel-ridge",
+        shape=[5000, 784],
+        alphas=10,
+        folds=5,
+        **figures,
+        same_alpha=results[False].best_params_ == results[True].best_params_,
+        largest_difference_of_scores=float(np.abs(scores[0] - scores[1]).max()),
+    )
+
+
+def mmd(given):
+    import torch
+
+    torch.manual_seed(0)
+    x, y = torch.randn(400, 2048), torch.randn(400, 2048) + 0.1
+
+    def value_and_gradient():
+        source = x.clone().requires_grad_()
+        loss = of_samples(source, y)
+        loss.backward()
+        return float(loss.detach()), source.grad
+
+    path, _, name = given.snippet.rpartition(":")
+    module = sys.modules["snippet"] = load(path, "snippet")
+
+    def of_samples(source, target):
+        loss = getattr(module, name)
+        return (loss() if isinstance(loss, type) else loss)(source, target)
+
+    results, figures = turns(value_and_gradient, ["mmd"], given.repeats)
+    memory = {
+        column: in_new_process(MEMORY, path, name, targets)
+        for column, targets in (("bytes", "mmd"), ("original_bytes", ""))
+    }
+    values, gradients = zip(*(results[arm] for arm in (False, True)), strict=True)
+    emit(
+        "accel-mmd",
+        shape=[400, 400, 2048],
+        **figures,
+        **memory,
+        value_difference=abs(values[0] - values[1]) / abs(values[0]),
+        gradient_difference=float((gradients[0] - gradients[1]).norm() / gradients[0].norm()),
+    )
+
+
+MEMORY = """
+import importlib.util, resource, sys
+import torch
+from kernel_distill import accel
+spec = importlib.util.spec_from_file_location("snippet", sys.argv[1])
+module = sys.modules["snippet"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+if sys.argv[3]:
+    accel.install(sys.argv[3])
+loss = getattr(module, sys.argv[2])
+loss = loss() if isinstance(loss, type) else loss
+def step(n):
+    x = torch.randn(n, 2048, requires_grad=True)
+    loss(x, torch.randn(n, 2048)).backward()
+step(8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+step(400)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def k_center(given):
+    import torch
+
+    sys.path.insert(0, str(given.peers / "deepcore"))
+    from deepcore.methods import kcentergreedy as peer
+
+    torch.manual_seed(0)
+    matrix = torch.randn(50_000, 512)
+
+    def pick():
+        with contextlib.redirect_stdout(io.StringIO()):
+            return peer.k_center_greedy(
+                matrix, 500, peer.euclidean_dist, "cpu", random_seed=0, already_selected=[]
+            )
+
+    results, figures = turns(pick, ["deepcore.k_center_greedy"], given.repeats)
+    emit(
+        "accel-k-center",
+        shape=[50_000, 512],
+        picks=500,
+        **figures,
+        same=bool((results[False] == results[True]).all()),
+    )
+
+
+def krr(given):
+    folder = folder_of(given.peers / "krr", ("*.py", "functions/*.py", "models/*.py"))
+    write_mnist(folder / "data")
+    (folder / "config").mkdir()
+    (folder / "config" / "distill.yaml").write_text(
+        "data: {dataset: MNIST, zca_whiten: False, gpu: 0}\nmodel: {seed: 0, hidden_layer: 1}\n"
+        "distill: {IPC: 1, kernel: FCNN, generate_from_real_data: False, reg_s: False}\n"
+    )
+    runs, figures = in_turns(
+        given.repeats,
+        folder=folder,
+        script="distill.py",
+        arguments=(),
+        threads=given.threads,
+        note="WEIGHT_ERRORS",
+    )
+    for name, accelerated in (("", True), ("original_", False)):
+        _, printed, notes = runs[accelerated][-1]
+        figures[f"{name}accuracies"] = numbers(r"acc_test: +([\d.]+)", printed)
+        figures[f"{name}best"] = numbers(r"best accuracy: +([\d.]+)", printed)
+        figures[f"{name}weight_errors"] = [float(note) for note in notes]
+    emit("accel-krr", script="distill.py", data="MNIST", feature_map="FCNN", threads=given.threads, **figures)
+
+
+def dm(given):
+    folder = folder_of(given.peers / "vico")
+    write_mnist(folder / "data")
+    arguments = given.arguments.split()
+    runs, figures = in_turns(
+        given.repeats, folder=folder, script="main_DM.py", arguments=arguments, threads=given.threads
+    )
+    for name, accelerated in (("", True), ("original_", False)):
+        found = [
+            accuracy
+            for _, printed, _ in runs[accelerated]
+            for accuracy in numbers(r"test acc = ([\d.]+)", printed)
+        ]
+        figures[f"{name}accuracies"] = found
+    emit("accel-dm", script="main_DM.py", arguments=given.arguments, threads=given.threads, **figures)
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+DM_ARGUMENTS = (
+    "--dataset MNIST --model ConvNet --ipc 1 --num_exp 1 --num_eval 4 --epoch_eval_train 20"
+    " --Iteration 20 --batch_real 64"
+)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("claim", choices=["rbf", "ridge", "mmd", "k-center", "krr", "dm"])
+    parser.add_argument("--peers", type=Path, help="folder of clones: deepcore, krr, vico")
+    parser.add_argument("--snippet", help="FILE:NAME of a loss of two samples")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--arguments", default=DM_ARGUMENTS, help="of main_DM.py")
+    given = parser.parse_args()
+    {"rbf": rbf, "ridge": ridge, "mmd": mmd, "k-center": k_center, "krr": krr, "dm": dm}[given.claim](given)
+
+
+if __name__ == "__main__":
+    main()
