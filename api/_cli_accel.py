@@ -1,6 +1,6 @@
 """`kernel-distill accel`, which is also `python -m kernel_distill.accel`."""
 
-import traceback
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -61,10 +61,11 @@ def accel(
     elif script is None:
         raise ValueError("give a script to run, or --list")
     else:
-        from ._export import check_new
-
         if report is not None:
+            from ._export import check_new
+
             check_new(report, force)
+            report = report.absolute()  # the script may go elsewhere
         _run(
             script,
             arguments or [],
@@ -92,24 +93,23 @@ def _run(
     force: bool,
 ) -> None:
     from .accel import _install, _report, _runner
-    from .accel._call import VerificationError
+    from .accel._call import Settings, VerificationError
 
     if not as_module and not Path(script).is_file():
         raise FileNotFoundError(f"there is no script {script}")
     if show_patch:
         _install.patches.show = lambda text: typer.echo(text, err=True)
     _install.install(*targets, verify=verify, tolerance=tolerance)
+    Settings.failures.clear()
     run = _runner.run_module if as_module else _runner.run_script
     try:
         run(script, arguments)
-    except VerificationError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    except (
-        Exception
-    ) as error:  # the script's own, of any kind: what Python itself would print, and its status
-        traceback.print_exception(error.with_traceback(_runner.frames_of_the_script(error)))
-        raise typer.Exit(1) from None
+    except VerificationError:
+        pass  # told below
+    except (Exception, KeyboardInterrupt) as error:  # the script's own, of any kind: told as Python tells it
+        frames = _runner.frames_of_the_script(error)
+        sys.excepthook(type(error), error.with_traceback(frames), frames)
+        raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     finally:
         found = _report.report()
         if profile:
@@ -117,6 +117,10 @@ def _run(
         if report is not None:
             found.html(report, force=force)
             typer.echo(f"wrote {report}", err=True)
+    for failure in Settings.failures:  # even where the script has caught the error
+        typer.echo(f"error: {failure}", err=True)
+    if Settings.failures:
+        raise typer.Exit(1)
 
 
 def _print_targets(markdown: bool) -> None:

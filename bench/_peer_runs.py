@@ -43,7 +43,7 @@ def write_mnist(folder, rows=None):
 
 def run(folder, script, arguments, accelerated, threads, note=None):
     """Seconds of a whole process, what it printed, and the notes it left."""
-    command = [sys.executable, *(("-m", "kernel_distill.accel", "--profile") if accelerated else ()), script]
+    command = [sys.executable, *(("-m", "kernel_distill.accel") if accelerated else ()), script]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(STAND_INS), os.environ.get("PYTHONPATH", "")]),

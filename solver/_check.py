@@ -3,10 +3,10 @@
 import difflib
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a program that only installs accelerations decides itself when torch is loaded
+    from torch import Tensor
 
 
 def check_name(name: object, known: Iterable[str], what: str) -> str:
@@ -43,12 +43,14 @@ def check_non_negative(value: Any, name: str) -> float:
     return number
 
 
-def check_finite(values: Tensor, name: str, first_row: int = 0) -> None:
+def check_finite(values: "Tensor", name: str, first_row: int = 0) -> None:
     """Raise if `values` hold NaN or infinity, naming the first row that does (counted from `first_row`).
 
     One reduction in the usual case: a sum is finite only if every term is, up to overflow, and only a sum
     that is not finite is looked at again entry by entry.
     """
+    import torch
+
     if not values.is_floating_point() or values.numel() == 0 or torch.isfinite(values.sum()):
         return
     bad = (~torch.isfinite(values.reshape(values.shape[0], -1))).any(dim=1).nonzero().flatten()

@@ -8,6 +8,7 @@ Environment: KERNEL_DISTILL_ACCEL_CACHE is the number of bytes, by default 1 GiB
 
 import collections
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Callable, Hashable
@@ -66,33 +67,44 @@ def content_key(array: Any) -> tuple[Any, ...]:
 
 
 def identity_key(array: Any) -> tuple[Any, ...]:
-    """Of an array of NumPy or torch that is too large to be hashed at every call: the object, its layout, and a sum.
+    """Of an array of NumPy or torch that is too large to be hashed at every call: the object, its layout, and sums.
 
     Notes
     -----
     The object is held weakly, and an object that is gone is equal to none. Torch counts changes in place in
-    `_version`; those that it does not see (through NumPy, `.data`) change the sum of all bytes, taken as 64-bit
-    integers on the CPU, unless they cancel to the bit. One pass over the memory: 30 times cheaper than `content_key`.
+    `_version`. Those that it does not see (through NumPy, `.data`) are seen in the sums of its memory, laid out as a
+    square of 64-bit integers, along both sides: all of them cancel only where whole rectangles change by amounts that
+    do. Two passes over the memory, several times cheaper than `content_key`.
     """
     import torch
     from torch.utils.weak import WeakIdRef
 
     is_tensor = isinstance(array, torch.Tensor)
     version = array._version if is_tensor and not array.is_inference() else None
-    values = array.detach() if is_tensor else array
-    strides = values.stride() if isinstance(values, torch.Tensor) else values.strides
+    values = array.detach() if is_tensor else torch.from_numpy(_plain(array))
     # Axes in the order of memory, so that an array that is dense in some order is not copied.
-    order = sorted(range(values.ndim), key=lambda axis: -strides[axis])
-    key = (WeakIdRef(array), version, tuple(values.shape), tuple(strides), str(values.dtype))
-    if isinstance(values, torch.Tensor):
-        flat = values.permute(order).reshape(-1).view(torch.uint8)
-        if not flat.is_cpu:
-            return (*key, str(flat.device), int(flat.sum()))
-        flat = flat.numpy()
-    else:
-        flat = values.transpose(order).reshape(-1).view(np.uint8)
-    whole = len(flat) // 8 * 8
-    return (*key, int(np.add.reduce(flat[:whole].view(np.int64))), flat[whole:].tobytes())
+    order = sorted(range(values.ndim), key=lambda axis: -values.stride(axis))
+    flat = values.permute(order).reshape(-1).view(torch.uint8)
+    words = flat[: len(flat) // 8 * 8].view(torch.int64)
+    side = max(1, math.isqrt(len(words)))
+    square = words[: len(words) // side * side].view(-1, side)
+    rest = flat[square.numel() * 8 :]
+    parts = [square.sum(0), square.sum(1), rest]
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+    shape, strides = tuple(values.shape), tuple(values.stride())
+    return (WeakIdRef(array), version, shape, strides, str(values.dtype), str(values.device), digest.digest())
+
+
+def _plain(array: Any) -> Any:
+    """An array that torch can look at: its own memory, and bytes in the order of this machine."""
+    import numpy as np
+
+    values = np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array
+    if not values.flags.writeable:
+        values = values.copy()
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
 def budget() -> int:

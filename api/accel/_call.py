@@ -9,13 +9,18 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ._difference import difference
 from ._log import logger
 from ._records import count_accelerated, count_declined, count_verified, record
 from ._target import Region, Target
+
+# Attributes of a stand-in: the name of its target, and whether it is in place. One that somebody has kept since
+# before it was taken out calls the original.
+STANDS_FOR = "stands_for_target"
+IS_INSTALLED = "is_installed"
 
 # Originals that run for comparison run with everything else original too.
 _originals_only = contextvars.ContextVar("originals_only", default=False)
@@ -34,24 +39,32 @@ class Settings:
         Calls of each target for which the original runs too.
     tolerance : float, optional
         In place of each target's own.
+    failures : list of str
+        Verifications that failed. The error that says so may have been caught by the code that called.
     """
 
     verify: int = 0
     tolerance: float | None = None
+    failures: list[str] = []
 
 
 def accelerated(target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
     """A function that stands for `original`, with its name, documentation and signature."""
-    guard, replacement = target.load("guard"), target.load("replacement")
-    assert replacement is not None
+
+    @functools.cache
+    def functions() -> tuple[Any, Any]:
+        # At the first call: this may run in the middle of an import that replacements need.
+        return target.load("guard"), target.load("replacement")
 
     @functools.wraps(original)
     def stand_in(*args: Any, **kwargs: Any) -> Any:
-        if _originals_only.get():
+        if _originals_only.get() or not getattr(stand_in, IS_INSTALLED):
             return original(*args, **kwargs)
+        guard, replacement = functions()
         reason = None if guard is None else guard(*args, **kwargs)
         if reason is not None:
-            count_declined(target.name, reason)
+            if reason:
+                count_declined(target.name, reason)
             return original(*args, **kwargs)
         if not _to_verify(target):
             begin = time.perf_counter()
@@ -59,17 +72,19 @@ def accelerated(target: Target, original: Callable[..., Any]) -> Callable[..., A
             count_accelerated(target.name, time.perf_counter() - begin)
             return result
         others, named = _copies(target, original, args, kwargs)
-        with random_state_kept(), only_originals():
-            begin = time.perf_counter()
+        with random_state_kept(*others, *named.values()), only_originals():
+            begin = _now()
             expected = original(*others, **named)
-            original_seconds = time.perf_counter() - begin
-        begin = time.perf_counter()
+            original_seconds = _now() - begin
+        begin = _now()
         result = replacement(*args, **kwargs)
-        seconds = time.perf_counter() - begin
+        seconds = _now() - begin
         count_accelerated(target.name, seconds)
         _judge(target, expected, result, original_seconds, seconds)
         return result
 
+    setattr(stand_in, STANDS_FOR, target.name)
+    setattr(stand_in, IS_INSTALLED, True)
     return stand_in
 
 
@@ -97,23 +112,26 @@ class RegionCall:
             count_declined(target.name, reason)
             return
         self._verified = _to_verify(target)
-        with random_state_kept() if self._verified else contextlib.nullcontext():
-            begin = time.perf_counter()
+        with random_state_kept(*inputs.values()) if self._verified else contextlib.nullcontext():
+            begin = _now() if self._verified else time.perf_counter()
             self.outputs = replacement(**inputs)
-            self._seconds = time.perf_counter() - begin
+            self._seconds = (_now() if self._verified else time.perf_counter()) - begin
         count_accelerated(target.name, self._seconds)
         self.needs_original = self._verified
+
+    def __enter__(self) -> None:
+        """Begin the original statements: where they are verified, everything else is original too."""
         if self._verified:
-            self._token = _originals_only.set(True)
-            self._begin = time.perf_counter()
+            self._token, self._begin = _originals_only.set(True), _now()
 
     def compare(self, outputs: tuple[Any, ...]) -> None:
         """Compare with what the original statements bound."""
-        if not self._verified:
-            return
-        seconds = time.perf_counter() - self._begin
-        _originals_only.reset(self._token)
-        _judge(self._target, outputs, self.outputs, seconds, self._seconds)
+        if self._verified:
+            _judge(self._target, outputs, self.outputs, _now() - self._begin, self._seconds)
+
+    def __exit__(self, *error: object) -> None:
+        if self._verified:
+            _originals_only.reset(self._token)
 
 
 @contextlib.contextmanager
@@ -127,27 +145,49 @@ def only_originals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Set the global generators of Python, NumPy and torch back on leaving."""
+def random_state_kept(*values: Any) -> Iterator[None]:
+    """Set the global generators of Python, NumPy and torch, and those among the values, back on leaving."""
+    with contextlib.ExitStack() as stack:
+        for get, put in _generators(values):
+            stack.callback(put, get())
+        yield
+
+
+def _generators(values: Sequence[Any]) -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """How the state of each generator is read and set."""
     import numpy as np
 
     torch = sys.modules.get("torch")
-    python, numpy = random.getstate(), np.random.get_state()
-    drawn = None if torch is None else torch.get_rng_state()
-    on_devices = torch.cuda.get_rng_state_all() if torch is not None and torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        if torch is not None and drawn is not None:
-            torch.set_rng_state(drawn)
-            if on_devices:
-                torch.cuda.set_rng_state_all(on_devices)
+    yield random.getstate, random.setstate
+    yield np.random.get_state, np.random.set_state
+    if torch is not None:
+        yield torch.get_rng_state, torch.set_rng_state
+        if torch.cuda.is_initialized():
+            yield torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all
+    for value in values:
+        if isinstance(value, np.random.RandomState) or (torch and isinstance(value, torch.Generator)):
+            yield value.get_state, value.set_state
+        elif isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            yield (lambda bits=bits: bits.state), (lambda state, bits=bits: setattr(bits, "state", state))
+
+
+def _now() -> float:
+    """Seconds, once all that was asked of a GPU is done."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 _begun: dict[str, int] = {}
 _lock = threading.Lock()
+
+
+def is_verifying(name: str) -> bool:
+    """Whether the next call of a target will be verified."""
+    with _lock:
+        return _begun.get(name, 0) < Settings.verify
 
 
 def _to_verify(target: Target) -> bool:
@@ -158,10 +198,10 @@ def _to_verify(target: Target) -> bool:
         return _begun[target.name] <= Settings.verify
 
 
-def forget_calls() -> None:
-    """Let verification begin anew."""
+def forget_calls(name: str) -> None:
+    """Let the verification of a target begin anew."""
     with _lock:
-        _begun.clear()
+        _begun.pop(name, None)
 
 
 def _copies(
@@ -178,7 +218,8 @@ def _copies(
 
 def _judge(target: Target, expected: Any, result: Any, original: float, replacement: float) -> None:
     measure = target.load("compare") or difference
-    found = float(measure(expected, result))
+    with only_originals():
+        found = float(measure(expected, result))
     number = count_verified(target.name, original, replacement, found)
     allowed = target.tolerance if Settings.tolerance is None else Settings.tolerance
     text = (
@@ -187,5 +228,6 @@ def _judge(target: Target, expected: Any, result: Any, original: float, replacem
     )
     if not found <= allowed:
         places = ", ".join(record(target.name).places)
-        raise VerificationError(f"{text} ({places}): run it without this target, and please report it")
+        Settings.failures.append(f"{text} ({places}): run it without this target, and please report it")
+        raise VerificationError(Settings.failures[-1])
     logger.warning("%s", text)

@@ -1,9 +1,10 @@
 """How far two results are apart: what `--verify` prints."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:  # whoever installs targets decides when NumPy is loaded
+    import numpy as np
 
 
 def difference(original: Any, replacement: Any) -> float:
@@ -19,10 +20,13 @@ def difference(original: Any, replacement: Any) -> float:
     -------
     float
         Of floating point numbers, relative to the largest finite entry of the original's array; infinite where kinds,
-        shapes, dtypes, devices, or places of NaN and infinity differ. Of whole numbers and truth values, absolute.
+        shapes, dtypes, devices, places of NaN and infinity, or whether it has a gradient differ. Gradients themselves
+        are not compared. Of whole numbers and truth values, absolute.
     """
     if original is replacement:
         return 0.0
+    import numpy as np
+
     if all(isinstance(result, (bool, int, float, complex)) for result in (original, replacement)):
         return _of_arrays(np.asarray(original), np.asarray(replacement))
     if type(original) is not type(replacement):
@@ -37,7 +41,8 @@ def difference(original: Any, replacement: Any) -> float:
         return _largest(zip(original, replacement, strict=True))
     if hasattr(original, "dtype") and hasattr(original, "shape"):
         same = original.dtype == replacement.dtype and original.shape == replacement.shape
-        same = same and getattr(original, "device", None) == getattr(replacement, "device", None)
+        for name in ("device", "requires_grad"):
+            same = same and getattr(original, name, None) == getattr(replacement, name, None)
         return _of_arrays(_on_host(original), _on_host(replacement)) if same else math.inf
     if hasattr(original, "state_dict"):
         return difference(dict(original.state_dict()), dict(replacement.state_dict()))
@@ -50,14 +55,18 @@ def _largest(pairs: Any) -> float:
     return max((difference(a, b) for a, b in pairs), default=0.0)
 
 
-def _on_host(array: Any) -> np.ndarray:
+def _on_host(array: Any) -> "np.ndarray":
+    import numpy as np
+
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         return (array.double() if array.dtype.itemsize < 4 and array.is_floating_point() else array).numpy()
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
-def _of_arrays(a: np.ndarray, b: np.ndarray) -> float:
+def _of_arrays(a: "np.ndarray", b: "np.ndarray") -> float:
+    import numpy as np
+
     if not a.size:
         return 0.0
     if a.dtype.kind not in "fc" and b.dtype.kind not in "fc":

@@ -8,7 +8,6 @@ tree is written out here, not by `ast.dump`, whose output depends on the version
 import ast
 import hashlib
 import inspect
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,10 +32,16 @@ def fingerprint_of(thing: Any) -> str | None:
     return None if node is None else fingerprint(node)
 
 
-def definition_of(thing: Any) -> ast.AST | None:
+def definition_of(thing: Any) -> ast.stmt | None:
     """Syntax tree of a live function or class; None where its source cannot be read."""
     try:
-        return ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
+        source = inspect.getsource(thing)
+        if not source[:1].isspace():
+            return ast.parse(source).body[0]
+        # As it stands, indented: taking the indentation away would change strings of several lines.
+        block = ast.parse(f"if 1:\n{source}").body[0]
+        assert isinstance(block, ast.If)
+        return ast.increment_lineno(block.body[0], -1)
     except (OSError, TypeError, SyntaxError, IndexError):
         return None
 

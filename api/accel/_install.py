@@ -19,9 +19,9 @@ active: dict[str, Target] = {}
 _stand_ins: dict[str, StandIn] = {}
 
 
-def adopt(module: types.ModuleType) -> None:
-    """Offer a module to the targets that are installed."""
-    patches.adopt(module, _known_by_source(active))
+def adopt(module: types.ModuleType, *, is_complete: bool = True) -> None:
+    """Offer a module, which may still be running, to the targets that are installed."""
+    patches.adopt(module, _known_by_source(active), is_complete=is_complete)
 
 
 _finder = Finder(adopt)
@@ -64,7 +64,8 @@ def install(*targets: str, verify: int | None = None, tolerance: float | None = 
             raise ValueError(f"KERNEL_DISTILL_ACCEL_VERIFY must be a number of calls, got {given!r}")
         verify = int(given) if given is not None else Settings.verify
     Settings.verify = check_count(verify, "verify", 0)
-    Settings.tolerance = None if tolerance is None else check_non_negative(tolerance, "tolerance")
+    if tolerance is not None:
+        Settings.tolerance = check_non_negative(tolerance, "tolerance")
     active.update({target.name: target for target in chosen})
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
@@ -92,15 +93,17 @@ def uninstall(*targets: str) -> None:
     patches.remove(names)
     for name in names:
         active.pop(name, None)
+        forget_calls(name)
         if name in _stand_ins:
             stand_in = _stand_ins.pop(name)
-            sys.meta_path.remove(stand_in)
+            if stand_in in sys.meta_path:
+                sys.meta_path.remove(stand_in)
             stand_in.forget()
     if not active:
         if _finder in sys.meta_path:
             sys.meta_path.remove(_finder)
         Settings.verify, Settings.tolerance = 0, None
-        forget_calls()
+        Settings.failures.clear()
         _cache.clear()
 
 
@@ -116,14 +119,15 @@ class patched(contextlib.ContextDecorator):
 
     def __init__(self, *targets: str, verify: int | None = None, tolerance: float | None = None) -> None:
         select(targets)
-        self._targets, self._options = targets, {"verify": verify, "tolerance": tolerance}
+        self._targets, self._verify, self._tolerance = targets, verify, tolerance
+        self._before: list[tuple[set[str], int, float | None]] = []
 
     def __enter__(self) -> None:
-        self._before = set(active), Settings.verify, Settings.tolerance
-        install(*self._targets, **self._options)  # pyright: ignore[reportArgumentType]
+        self._before.append((set(active), Settings.verify, Settings.tolerance))
+        install(*self._targets, verify=self._verify, tolerance=self._tolerance)
 
     def __exit__(self, *error: Any) -> None:
-        before, verify, tolerance = self._before
+        before, verify, tolerance = self._before.pop()
         added = [name for name in active if name not in before]
         if added:
             uninstall(*added)

@@ -9,18 +9,17 @@ import ast
 import difflib
 import inspect
 import sys
-import textwrap
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ._call import RegionCall, accelerated
+from ._call import IS_INSTALLED, STANDS_FOR, RegionCall, accelerated
 from ._fingerprint import BUILTIN, definition_of, find_run, fingerprint_of
 from ._log import logger
 from ._records import record
+from ._regions import CALL, compiled, lost_names, with_regions
 from ._target import Region, Target
 
-_CALL = "__kernel_distill_region__"
 # Entries of a dictionary that is looked through for originals, such as scikit-learn's table of kernels.
 _TABLE_SIZE = 1000
 _OWN = __name__.partition(".")[0]
@@ -48,26 +47,42 @@ class Patches:
         """Names of targets that are in place somewhere."""
         return sorted({target.name for target, _ in self._undo})
 
-    def adopt(self, module: types.ModuleType | types.SimpleNamespace, targets: Iterable[Target]) -> None:
-        """Replace what a module defines and a target knows; each place is looked at once."""
+    def adopt(self, module: types.ModuleType, targets: Iterable[Target], *, is_complete: bool = True) -> None:
+        """Replace what a module defines and a target knows; each place is looked at once.
+
+        Parameters
+        ----------
+        module : module
+        targets : iterable of Target
+        is_complete : bool, default True
+            Whether the module has run to its end: until then, what depends on a definition that is not there waits.
+        """
         name, targets = module.__name__, list(targets)
         if name.partition(".")[0] == _OWN:
             return
         for target in targets:
-            found = _lookup(module, target.qualname) if target.module in (None, name) else None
+            # The first name decides for nearly all of thousands of modules.
+            if target.outermost not in vars(module) or target.module not in (None, name):
+                continue
+            found = _lookup(module, target.qualname)
             if found is None or not all(hint in vars(module) for hint in target.hints):
                 continue
             holder, attribute, thing = found
             if self._seen.get((target.name, name)) is thing or not _is_defined_in(thing, name, target):
                 continue
+            if self._is_replaced(target, thing):
+                continue
+            if not is_complete and any(_lookup(module, other) is None for other in target.requires):
+                continue
             place = f"{name}.{target.qualname}"
             reason = _why_unknown(module, target, thing)
             if reason is None:
                 thing = self._replace(target, holder, attribute, thing)
-                record(target.name).places.append(place)
+                _note(record(target.name).places, place)
                 logger.info("%s: %s is replaced (%s)", target.name, place, target.equivalence)
-            elif not _is_known_otherwise(module, target, thing, targets):
-                record(target.name).unknown.append(f"{place}: {reason}")
+            elif not _is_known_otherwise(module, target, thing, targets) and _note(
+                record(target.name).unknown, f"{place}: {reason}"
+            ):
                 logger.warning("%s: %s is left alone: %s", target.name, place, reason)
             self._seen[target.name, name] = thing
 
@@ -81,6 +96,16 @@ class Patches:
                 kept.append((target, undo))
         self._undo = kept[::-1]
         self._seen = {entry: thing for entry, thing in self._seen.items() if entry[0] not in wanted}
+
+    def _is_replaced(self, target: Target, thing: Any) -> bool:
+        """Whether the target is in place already, maybe within the stand-in of another."""
+        if isinstance(target, Region):
+            return target in self._rewritten.get(inspect.unwrap(thing), (None, []))[1]
+        while hasattr(thing, "__wrapped__"):
+            if getattr(thing, STANDS_FOR, None) == target.name:
+                return True
+            thing = thing.__wrapped__
+        return False
 
     def _replace(self, target: Target, holder: Any, attribute: str, thing: Any) -> Any:
         """Put the stand-in in place, or new code into a function; what stands there now."""
@@ -98,6 +123,7 @@ class Patches:
             self.show(f"{target.name}: {target.qualname} -> {target.replacement} ({target.equivalence})")
 
         def undo() -> None:
+            setattr(stand_in, IS_INSTALLED, False)
             if vars(holder).get(attribute) is new:
                 setattr(holder, attribute, kept)
             if not isinstance(holder, type):
@@ -109,11 +135,11 @@ class Patches:
     def _rewrite(self, target: Region, function: types.FunctionType) -> Callable[[], None]:
         """Give a function the code of its source with the region replaced, beside those that are already."""
         kept, regions = self._rewritten.setdefault(function, (function.__code__, []))
-        before = _with_regions(function, regions)
+        before = with_regions(function, regions)
         regions.append(target)
-        after = _with_regions(function, regions)
-        function.__code__ = _compiled(after, function.__code__)
-        function.__globals__[_CALL] = _region_call
+        after = with_regions(function, regions)
+        function.__code__ = compiled(after, function.__code__)
+        function.__globals__[CALL] = _region_call
         _regions[target.name] = target
         if self.show:
             old, new = (ast.unparse(tree).splitlines() for tree in (before, after))
@@ -122,12 +148,12 @@ class Patches:
         def undo() -> None:
             regions.remove(target)
             if regions:
-                function.__code__ = _compiled(_with_regions(function, regions), function.__code__)
+                function.__code__ = compiled(with_regions(function, regions), function.__code__)
                 return
             function.__code__ = kept
             del self._rewritten[function]
             if not any(other.__globals__ is function.__globals__ for other in self._rewritten):
-                function.__globals__.pop(_CALL, None)
+                function.__globals__.pop(CALL, None)
 
         return undo
 
@@ -157,53 +183,6 @@ def _region_call(name: str, inputs: dict[str, Any]) -> RegionCall:
     return RegionCall(_regions[name], inputs)
 
 
-def _with_regions(function: types.FunctionType, regions: Iterable[Region]) -> ast.AST:
-    """Source of a function with some of its regions replaced, where it stands in its file."""
-    tree = definition_of(function)
-    assert tree is not None
-    for target in regions:
-        found = find_run(tree, target.length, target.hashes)
-        assert found is not None
-        block, start = found
-        block[start : start + target.length] = _with_call(target, block[start : start + target.length])
-    ast.fix_missing_locations(tree)
-    return ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
-
-
-def _with_call(target: Region, statements: list[ast.stmt]) -> list[ast.stmt]:
-    """The call, and the statements for when it asks for them."""
-    inputs = ", ".join(f"{name}={name}" for name in target.inputs)
-    outputs = ", ".join(target.outputs) + ","
-    text = f"""
-        __region__ = {_CALL}({target.name!r}, dict({inputs}))
-        if __region__.needs_original:
-            __region__.compare(({outputs}))
-        else:
-            ({outputs}) = __region__.outputs
-    """
-    call, branch = ast.parse(textwrap.dedent(text)).body
-    for node in (*ast.walk(call), *ast.walk(branch)):
-        ast.copy_location(node, statements[0])
-    assert isinstance(branch, ast.If)
-    branch.body[:0] = statements
-    return [call, branch]
-
-
-def _compiled(tree: ast.AST, like: types.CodeType) -> types.CodeType:
-    """The code object of a function definition, nested so that its free variables are free again."""
-    assert isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef))
-    tree.decorator_list = []
-    outer = ast.parse("def __outer__(): pass").body[0]
-    assert isinstance(outer, ast.FunctionDef)
-    bound = [ast.parse(f"{name} = None").body[0] for name in like.co_freevars]
-    outer.body = [*bound, tree] if isinstance(tree, ast.stmt) else []
-    module = ast.fix_missing_locations(ast.Module([outer], []))
-    code: Any = compile(module, like.co_filename, "exec")
-    for name in ("__outer__", tree.name):
-        code = next(c for c in code.co_consts if isinstance(c, types.CodeType) and c.co_name == name)
-    return code.replace(co_qualname=like.co_qualname)
-
-
 def _lookup(module: Any, qualname: str) -> tuple[Any, str, Any] | None:
     holder, thing = None, module
     for part in qualname.split("."):
@@ -214,10 +193,28 @@ def _lookup(module: Any, qualname: str) -> tuple[Any, str, Any] | None:
     return holder, qualname.rpartition(".")[2], thing
 
 
+def _is_wrapped(thing: Any) -> bool:
+    """Whether a function was wrapped after its definition, where its source does not say so."""
+    while hasattr(thing, STANDS_FOR):
+        thing = thing.__wrapped__
+    if not hasattr(thing, "__wrapped__"):
+        return False
+    node = definition_of(thing)
+    return not getattr(node, "decorator_list", None)
+
+
 def _is_defined_in(thing: Any, module: str, target: Target) -> bool:
     if BUILTIN in target.hashes:
         return inspect.isbuiltin(thing)
     return getattr(thing, "__module__", None) == module
+
+
+def _note(lines: list[str], line: str) -> bool:
+    """Add a line that is not there yet."""
+    is_new = line not in lines
+    if is_new:
+        lines.append(line)
+    return is_new
 
 
 def _is_known_otherwise(module: Any, target: Target, thing: Any, targets: Iterable[Target]) -> bool:
@@ -230,10 +227,15 @@ def _is_known_otherwise(module: Any, target: Target, thing: Any, targets: Iterab
 
 
 def _why_unknown(module: Any, target: Target, thing: Any) -> str | None:
+    if _is_wrapped(thing):
+        return "it is wrapped by something else"
     if isinstance(target, Region):
         tree = definition_of(thing) if inspect.isfunction(inspect.unwrap(thing)) else None
         if tree is None or find_run(tree, target.length, target.hashes) is None:
             return "it holds none of the statements that this target knows"
+        lost = lost_names(tree, target)  # takes the region out of this tree
+        if lost:
+            return f"it goes on to use {', '.join(lost)}, which this target does not give"
     else:
         found = fingerprint_of(thing)
         if found not in target.hashes:

@@ -49,7 +49,9 @@ records: dict[str, Record] = {}
 def record(name: str) -> Record:
     """The record of a target, made where there is none."""
     with _lock:
-        return records.setdefault(name, Record())
+        if name not in records:
+            records[name] = Record()
+        return records[name]
 
 
 def count_declined(name: str, reason: str) -> None:

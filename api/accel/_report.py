@@ -5,14 +5,14 @@ import io
 import os
 from typing import Any
 
-from ._install import active, patches
+from ._install import active
 from ._records import records
-from ._target import Region
+from ._target import Region, Target
 from .registry import all_targets, select
 
 _MEANING = {
-    "exact": "the same numbers, up to {tolerance:.1g} of the largest",
-    "statistical": "the same distribution; when verified, a difference of {tolerance:.1g} is accepted",
+    "exact": "the same numbers, up to {tolerance:.1g} {measure}",
+    "statistical": "the same distribution; when verified, a difference of {tolerance:.1g} {measure} is accepted",
     "corrects": "another result, because the original's is wrong; installed by its full name only",
 }
 
@@ -74,8 +74,7 @@ def report() -> Report:
     """What the targets that are installed, or were called, have done since the program began."""
     rows = []
     classes = {target.name: target.equivalence for target in all_targets()}
-    placed = {name for name, entry in records.items() if entry.calls or entry.places or entry.unknown}
-    for name in sorted(placed | set(patches.installed) if placed else active):
+    for name in sorted({*active, *(name for name, entry in records.items() if entry.calls)}):
         entry = records.get(name)
         found = dataclasses.asdict(entry) if entry else {}
         spent = found.get("replacement_seconds", 0.0)
@@ -128,7 +127,7 @@ def targets_page() -> str:
             "",
             f"- **Replaces** {kind.format(target.qualname)} of {where}"
             + ("." if target.is_default else ", only where it is named."),
-            f"- **Class** {target.equivalence}: {_MEANING[target.equivalence].format(tolerance=target.tolerance)}.",
+            f"- **Class** {target.equivalence}: {_meaning(target)}.",
             f"- **Changes:** {target.changes}",
             f"- **Bit for bit:** {target.identical}",
             f"- **In distribution only:** {target.distribution}",
@@ -136,11 +135,17 @@ def targets_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _explained(target: Any) -> str:
+def _meaning(target: Target) -> str:
+    if target.equivalence == "exact" and not target.tolerance:
+        return "the same to the last bit"
+    return _MEANING[target.equivalence].format(tolerance=target.tolerance, measure=target.measure)
+
+
+def _explained(target: Target) -> str:
     lines = [
         f"{target.name}: {target.summary}",
         f"  replaces: {target.qualname} of {target.module or 'any module'}, {len(target.hashes)} known source(s)",
-        f"  class: {target.equivalence}: {_MEANING[target.equivalence].format(tolerance=target.tolerance)}",
+        f"  class: {target.equivalence}: {_meaning(target)}",
         f"  changes: {target.changes}",
         f"  identical: {target.identical}",
         f"  in distribution only: {target.distribution}",

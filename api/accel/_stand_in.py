@@ -39,8 +39,12 @@ class ModuleTarget(Target):
 
     def finder(self) -> "StandIn":
         """What makes imports fall back on ours, for `sys.meta_path`."""
-        make = self.load("replacement")
-        assert make is not None
+
+        def make() -> Mapping[str, types.ModuleType]:
+            modules = self.load("replacement")
+            assert modules is not None
+            return modules()
+
         return StandIn(self.qualname, make, target=self.name)
 
 

@@ -1,6 +1,7 @@
 """One entry of the registry: what is replaced, by what, and how the answers compare."""
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -28,6 +29,8 @@ class Target:
     tolerance : float
         Largest difference that verification accepts: absolute for whole numbers, otherwise relative to the largest
         entry of the original's result.
+    measure : str, default "of the largest entry"
+        What the tolerance is of, as far as `compare` measures something else.
     summary : str
         What is computed, and for whom.
     changes : str
@@ -43,7 +46,8 @@ class Target:
     requires : mapping of str to tuple of str
         Fingerprints of further definitions of the same module on which the original depends.
     guard : str, optional
-        "file:function", called with the arguments: a reason why this call is left to the original, or None.
+        "file:function", called with the arguments: a reason why this call is left to the original, or None. An empty
+        reason is for calls that are no concern of the target, in functions that all share: they are not counted.
     compare : str, optional
         "file:function" of the original's and the replacement's result: their difference. By default entry by entry.
     mutates : tuple of str
@@ -62,6 +66,7 @@ class Target:
     changes: str
     identical: str
     distribution: str = "nothing"
+    measure: str = "of the largest entry"
     module: str | None = None
     hints: tuple[str, ...] = ()
     requires: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -74,6 +79,11 @@ class Target:
     def group(self) -> str:
         """The code that it belongs to."""
         return self.name.partition(".")[0]
+
+    @functools.cached_property
+    def outermost(self) -> str:
+        """The name in the module's namespace."""
+        return self.qualname.partition(".")[0]
 
     @property
     def is_default(self) -> bool:

@@ -22,8 +22,25 @@ def _items(name: str, file: str, qualname: str, fingerprint: str, data: str) -> 
     )
 
 
-TARGETS: tuple[Target, ...] = (
+ITEMS: tuple[Target, ...] = (
     _items("mnist_item", "mnist", "MNIST", "2b32d0cf81177411", "MNIST, FashionMNIST, KMNIST and EMNIST"),
     _items("cifar_item", "cifar", "CIFAR10", "55abb36dd0aed22f", "CIFAR10 and CIFAR100"),
     _items("svhn_item", "svhn", "SVHN", "8c0ec20048fcc081", "SVHN"),
+)
+
+TARGETS: tuple[Target, ...] = (
+    *ITEMS,
+    Target(
+        name="torchvision.batch",
+        module="torch.utils.data._utils.fetch",
+        qualname="_MapDatasetFetcher.fetch",
+        hashes=("0000b194a023c836",),
+        replacement="torchvision_batches:fetch",
+        guard="torchvision_batches:why_not_fetch",
+        equivalence="exact",
+        tolerance=0.0,
+        summary="batches of these data sets, and of subsets of them, in a DataLoader that stacks them itself",
+        changes="nothing",
+        identical=_IDENTICAL,
+    ),
 )

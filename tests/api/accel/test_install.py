@@ -2,16 +2,19 @@
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import logging
 import pickle
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from kernel_distill import accel
+from kernel_distill.accel._call import Settings, accelerated
 from kernel_distill.accel._fingerprint import definitions, fingerprint
 
 from .conftest import PEER
@@ -108,7 +111,8 @@ def test_unknown_source_is_left_alone_with_a_line(peer, caplog):
     assert peer.made.calls == []
     (line,) = [record.message for record in caplog.records if "left alone" in record.message]
     assert "invented_peer.Net.inverse is left alone: its source is none that this target knows" in line
-    assert "left alone" not in " ".join(accel.report().rows[1]["places"])
+    unknown = {row["target"]: row["unknown"] for row in accel.report().rows}["invented.inverse"]
+    assert [line.partition(":")[0] for line in unknown] == ["invented_peer.Net.inverse"]
 
 
 def test_a_source_that_another_target_of_the_name_knows_is_no_unknown_one(peer, caplog, monkeypatch):
@@ -307,13 +311,149 @@ class TestVerification:
             invented_peer.main(2)
 
     def test_the_original_runs_with_originals(self, peer):
+        """`main` calls `twice` in place of NumPy: its verified statements do not call the stand-in."""
+        import invented_peer
+
+        accel.install(verify=1)
+        calls = []
+        region = invented_peer.main.__globals__["__kernel_distill_region__"]
+        peer.made.loop = lambda n, get, values: ([get(i) for i in range(n)],)
+
+        def watched(name, inputs):
+            call = region(name, inputs)
+            calls.append(call.needs_original)
+            return call
+
+        invented_peer.__kernel_distill_region__ = watched
+        invented_peer.np = types.SimpleNamespace(
+            random=types.SimpleNamespace(rand=lambda: invented_peer.Net.twice(1))
+        )
+        peer.made.calls.clear()
+        invented_peer.main(2)
+        assert calls == [True]
+        assert peer.made.calls == ["twice", "twice"]  # of the replacement, none of the statements
+
+    def test_generators_that_are_passed_are_set_back(self, peer, monkeypatch):
+        import invented_peer
+        import torch
+
+        def drawn(x, times=2):
+            return float(torch.rand((), generator=x))
+
+        monkeypatch.setattr(peer.made, "total", drawn)
+        monkeypatch.setattr(invented_peer, "total", functools.wraps(invented_peer.total)(drawn))
+        values = []
+        for verify in (0, 1):
+            generator = torch.Generator().manual_seed(0)
+            stand_in = accelerated(dataclasses.replace(peer.known["total"], guard=None), drawn)
+            monkeypatch.setattr(Settings, "verify", verify)
+            values.append([stand_in(generator), stand_in(generator)])
+        assert values[0] == values[1]
+
+    def test_an_error_in_verified_statements_ends_their_being_alone(self, peer, monkeypatch):
         accel.install(verify=1)
         import invented_peer
 
-        invented_peer.main.__globals__["np"] = np
+        def fail():
+            raise KeyError
+
+        peer.made.loop = lambda n, get, values: ([],)
+        invented_peer.np = types.SimpleNamespace(random=types.SimpleNamespace(rand=fail))
+        with pytest.raises(KeyError):
+            invented_peer.main(1)
         peer.made.calls.clear()
-        invented_peer.TABLE["total"]([1])
-        assert peer.made.calls == ["total"]
+        invented_peer.Net.twice(2)
+        assert peer.made.calls == ["twice"]
+
+
+def test_what_is_held_since_before_it_was_taken_out_calls_the_original(peer):
+    import invented_peer
+
+    with accel.patched("invented.total"):
+        held = functools.partial(invented_peer.total)
+        held([1])
+    assert held([1]) == 2.0
+    assert peer.made.calls == ["total"]
+
+
+def test_a_decorated_function_may_call_itself(peer):
+    import invented_peer
+
+    original = invented_peer.total
+
+    @accel.patched("invented.total")
+    def run(n):
+        return invented_peer.total([1]) + (run(n - 1) if n else 0)
+
+    assert run(2) == 6.0
+    assert invented_peer.total is original
+    assert peer.made.calls == ["total"] * 3
+
+
+def test_a_function_that_was_wrapped_afterwards_is_left_alone(peer, caplog):
+    path = peer.folder / "invented_peer.py"
+    path.write_text(
+        path.read_text() + "import functools\nplain = total\n@functools.wraps(plain)\n"
+        "def loud(*args):\n    return plain(*args) + 1\ntotal = loud\n"
+    )
+    with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
+        accel.install("invented.total")
+        import invented_peer
+
+    assert invented_peer.total([1]) == 3.0
+    assert "it is wrapped by something else" in caplog.text
+
+
+def test_statements_that_bind_what_is_used_later_are_left_alone(peer, caplog):
+    path = peer.folder / "invented_peer.py"
+    path.write_text(path.read_text().replace("    return values, n", "    return values, n, i"))
+    with caplog.at_level(logging.WARNING, "kernel_distill.accel"):
+        accel.install("invented.loop")
+        import invented_peer
+
+    assert invented_peer.main(2)[1:] == (2, 1)
+    assert "it goes on to use i, which this target does not give" in caplog.text
+
+
+METHOD = '''
+from __future__ import annotations
+
+class Net:
+    __hidden = 5
+
+    def main(self, n: Undefined, dict=None):
+        text = """a
+          b"""
+        def inner(x: Undefined):
+            return x
+        values = []
+        for i in range(n):
+            values.append(inner(i) + self.__hidden)
+        return values, text, super().__repr__() != ""
+'''
+
+
+@pytest.mark.parametrize("verify", [0, 1])
+def test_a_region_of_a_method_is_compiled_like_its_source(peer, monkeypatch, verify):
+    """Private names, `super`, strings of several lines, annotations that are no names, and a local called `dict`."""
+    (peer.folder / "invented_user.py").write_text(METHOD)
+    tree = dict(definitions(ast.parse(METHOD)))["Net.main"]
+    target = dataclasses.replace(
+        peer.known["loop"],
+        qualname="Net.main",
+        hashes=(fingerprint(tree.body[3]),),
+        inputs=("n", "inner", "values"),
+        replacement="invented:numbers",
+    )
+    monkeypatch.setitem(peer.known, "loop", target)
+    peer.made.numbers = lambda n, inner, values: ([inner(i) + 5 for i in range(n)],)
+    import invented_user
+
+    expected = invented_user.Net().main(3)
+    with accel.patched("invented.loop", verify=verify):
+        assert invented_user.Net.main.__code__.co_qualname == "Net.main"
+        assert invented_user.Net().main(3) == expected
+    assert accel.report() is not None
 
 
 def test_two_regions_of_one_function(peer, monkeypatch):

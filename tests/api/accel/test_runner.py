@@ -1,6 +1,8 @@
 """`python -m kernel_distill.accel` runs a script as Python would, with what it defines and imports replaced."""
 
 import ast
+import dataclasses
+import re
 import subprocess
 import sys
 import textwrap
@@ -55,7 +57,7 @@ def test_profile_report_and_verification(command, tmp_path):
     done = command(SCRIPT, options=("--verify", "1", "--profile", "--report", str(page)))
     assert done.exit_code == 0, done.output
     assert "invented.total" in done.stderr
-    assert "1.0 x" in done.stderr or " x" in done.stderr
+    assert re.search(r"__main__\.total +1 +1 .* 0 +[\d.]+ x", done.stderr)
     assert "__main__.total" in page.read_text()
     again = command(SCRIPT, options=("--report", str(page)))
     assert again.exit_code == 2
@@ -113,6 +115,59 @@ def test_what_a_user_can_get_wrong(peer, tmp_path, arguments, message):
     assert message in " ".join(done.stderr.split())
 
 
+def test_definitions_of_the_script_wait_for_what_they_depend_on(command, peer, monkeypatch):
+    """And definitions within `if` and `try` are met."""
+    text = """
+    try:
+        def total(x, times=2):
+            return float(np.sum(x)) * times
+    finally:
+        pass
+    import numpy as np
+    if True:
+        def noisy(n):
+            return np.random.rand(n)
+    print(total([1]), len(noisy(2)))
+    """
+    needed = dataclasses.replace(peer.known["total"], requires={"noisy": peer.known["noisy"].hashes})
+    monkeypatch.setitem(peer.known, "total", needed)
+    done = command(text)
+    assert done.stdout == "2.0 2\n", done.stderr
+    assert peer.made.calls == ["total", "noisy"]
+    assert "__main__" not in done.stderr
+
+
+def test_a_failed_verification_is_told_even_where_it_was_caught(command, peer, monkeypatch):
+    monkeypatch.setattr(peer.made, "total", lambda x, times=2: 5.0)
+    text = "import invented_peer\ntry:\n    invented_peer.total([1])\nexcept RuntimeError:\n    print('caught')\n"
+    done = command(text, options=("--verify", "1"))
+    assert (done.exit_code, done.stdout) == (1, "caught\n")
+    assert "error: invented.total: verified call 1" in done.stderr
+
+
+def test_the_script_sees_what_python_would_show_it(command, tmp_path):
+    done = command(
+        "import builtins, os, sys\nos.chdir('/')\n"
+        "print(__file__, sys.path[0], __builtins__ is builtins, __spec__, type(__loader__).__name__, __name__)"
+    )
+    place = tmp_path / "script.py"
+    assert done.stdout == f"{place} {tmp_path} True None SourceFileLoader __main__\n"
+
+
+def test_nothing_heavy_is_loaded_before_the_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nprint([name for name in ('torch', 'numpy', 'sklearn') if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "kernel_distill.accel", str(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_list_and_explain(peer):
     done = CliRunner().invoke(app, ["--list"])
     assert done.exit_code == 0
@@ -146,6 +201,7 @@ def test_as_a_process_of_its_own(tmp_path):
 def test_a_module_instead_of_a_script(peer, monkeypatch):
     (peer.folder / "invented_user.py").write_text("import invented_peer\nprint(invented_peer.total([2]))\n")
     monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
     done = CliRunner().invoke(app, ["-m", "invented_user"])
     assert done.stdout == "4.0\n"
     assert peer.made.calls == ["total"]

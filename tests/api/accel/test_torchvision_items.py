@@ -13,9 +13,9 @@ from kernel_distill.accel import _cache
 from kernel_distill.accel._call import Settings, accelerated, forget_calls
 from kernel_distill.accel._fingerprint import fingerprint_of
 from kernel_distill.accel._records import record, records
-from kernel_distill.accel.registry.torchvision import TARGETS
+from kernel_distill.accel.registry.torchvision import ITEMS
 
-KNOWN = {target.name.partition(".")[2]: target for target in TARGETS}
+KNOWN = {target.name.partition(".")[2]: target for target in ITEMS}
 MNIST_MOMENTS = ([0.1307], [0.3081])
 CIFAR_MOMENTS = ((0.4914, 0.4822, 0.4465), [0.2023, 0.1994, 0.2010])
 
