@@ -85,6 +85,8 @@ def identity_key(array: Any) -> tuple[Any, ...]:
     # Axes in the order of memory, so that an array that is dense in some order is not copied.
     order = sorted(range(values.ndim), key=lambda axis: -values.stride(axis))
     flat = values.permute(order).reshape(-1).view(torch.uint8)
+    if flat.storage_offset() % 8:
+        flat = flat.clone()
     words = flat[: len(flat) // 8 * 8].view(torch.int64)
     side = max(1, math.isqrt(len(words)))
     square = words[: len(words) // side * side].view(-1, side)

@@ -52,10 +52,11 @@ TARGETS: tuple[Target, ...] = (
         summary="kernels of infinitely wide ConvNets for scripts whose neural_tangents cannot be imported",
         changes=(
             "Nothing where the genuine module imports. Otherwise stax.serial of Conv, Relu, AvgPool, Flatten and Dense"
-            " has a kernel function, in NumPy, computed in float64 and returned in the dtype of the images; other"
-            " layers raise ValueError, and batch accepts any number of rows"
+            " has a kernel function, in NumPy, computed in float64 and returned in the dtype of the images; without"
+            " `get` it returns these two kernels and nothing else; other layers raise ValueError, and batch"
+            " accepts any number of rows"
         ),
-        identical="names, arguments and fields of results; no random numbers are drawn",
+        identical="names, arguments and fields of results that `get` names; no random numbers are drawn",
     ),
     *PARTS,
 )

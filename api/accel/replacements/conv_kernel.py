@@ -4,7 +4,8 @@ r"""What evaluation scripts use of neural-tangents: kernels of convolutional ReL
 ``GlobalAvgPool``, then ``Dense``, in the NTK parametrisation with one W_std and one b_std, is the network of
 `kernels.conv_arc_cosine_kernel`, which computes its NNGP and NTK here. These are the networks of RFAD
 (yolky/distilling-with-random-features, kernels.py) and of KIP. Names, defaults and the order of results are those of
-neural-tangents 0.6; images are (n, height, width, channels). Whatever is not among the layers above is refused by name.
+neural-tangents 0.6; images are (n, height, width, channels). Without `get` both kernels are returned, and none of the
+other fields of the genuine results. Whatever is not among the layers above is refused by name.
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Layer(tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]):
     parts: tuple[_Part, ...]
 
     def __new__(cls, *parts: _Part) -> "Layer":
-        def kernel_fn(x1: Any, x2: Any = None, get: Any = _KINDS, **kwargs: Any) -> Any:
+        def kernel_fn(x1: Any, x2: Any = None, get: Any = None, **kwargs: Any) -> Any:
             return _kernel(parts, x1, x2, get, **kwargs)
 
         made = super().__new__(cls, (_no_finite_network, _no_finite_network, kernel_fn))
@@ -180,7 +181,7 @@ def _kernel(parts: tuple[_Part, ...], x1: Any, x2: Any, get: Any, **kwargs: Any)
     begin = time.perf_counter()
     if kwargs:
         raise _unsupported(f"{', '.join(sorted(kwargs))} of a kernel function")
-    wanted = (get,) if isinstance(get, str) else tuple(get or ())
+    wanted = _KINDS if get is None else (get,) if isinstance(get, str) else tuple(get or ())
     if not wanted or any(kind not in _KINDS for kind in wanted):
         raise _unsupported(f"get={get!r} rather than 'nngp', 'ntk' or a tuple of them")
     network = _network(parts)

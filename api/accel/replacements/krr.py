@@ -18,7 +18,6 @@ two thirds of all directions. Which ones, torch 2.13 decides by what its memory 
 here too, with the same chances. Features are the original's bits.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -28,9 +27,9 @@ from torch.nn.functional import leaky_relu_
 
 from ...kernels import mirror_upper_, statistics_add_
 from .._cache import cached, identity_key
-from .._call import Settings
-from .._fingerprint import fingerprint_of
+from .._call import is_verifying
 from ..registry.krr import FCNN
+from .known_sources import source_of
 
 FLOATS = (torch.float32, torch.float64)
 # Condition number times ε up to which the original is compared: its error there is a small multiple of this.
@@ -68,7 +67,7 @@ def why_not_compute_KRR(
         return "it is solved in the dual, for no more rows than features"
     if is_autocast(phi_data):
         return "mixed precision is on"
-    if Settings.verify:
+    if is_verifying("krr.compute_KRR"):
         condition = _condition(*_products(phi_data, Y_data)[2:], float(lambda_reg))
         if not condition * torch.finfo(phi_data.dtype).eps <= _COMPARED:
             return "for so small a ridge the original does not agree with itself, and cannot be verified"
@@ -141,19 +140,16 @@ def is_plain(net: Any) -> bool:
     """Whether a network is the published one, computed by its own modules alone."""
     if not isinstance(net, nn.Module) or source_of(type(net)) not in FCNN:
         return False
-    kinds = {type(module) for module in net.classifier} if type(net.classifier) is nn.Sequential else {None}
-    return kinds <= {nn.Linear, nn.LeakyReLU} and not any(map(_is_hooked, net.modules()))
+    kinds = [type(module) for module in net.classifier] if type(net.classifier) is nn.Sequential else []
+    # Activations are computed in place: the first layer must leave the caller's images alone.
+    if len(kinds) < 2 or kinds[0] is not nn.Linear or not set(kinds) <= {nn.Linear, nn.LeakyReLU}:
+        return False
+    return not any(map(_is_hooked, net.modules()))
 
 
 def _is_hooked(module: nn.Module) -> bool:
     own = vars(module)
     return bool(own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own)
-
-
-@functools.lru_cache(maxsize=64)
-def source_of(thing: Any) -> str | None:
-    """Fingerprint of a function or class."""
-    return fingerprint_of(thing)
 
 
 def is_matrix(thing: Any) -> bool:

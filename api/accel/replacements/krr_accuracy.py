@@ -19,7 +19,8 @@ from .. import _call
 from .._cache import budget, cached, content_key, identity_key
 from ..registry.krr import FEATURES
 from ..registry.torchvision import TARGETS as ITEMS
-from .krr import FLOATS, is_autocast, is_plain, source_of
+from .known_sources import source_of
+from .krr import FLOATS, is_autocast, is_plain
 from .torchvision_items import byte_table
 
 

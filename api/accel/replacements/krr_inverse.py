@@ -46,7 +46,9 @@ def why_not_inverse(self: Any, x: Any) -> str | None:
     amplification = torch.finfo(x.dtype).eps
     for module in reversed(self.classifier[:-1]):
         if type(module) is nn.LeakyReLU:
-            slope = self.inverse_LeakyReLU.negative_slope
+            slope = _slope(getattr(self, "inverse_LeakyReLU", None))
+            if slope is None:
+                return "`inverse_LeakyReLU` is no LeakyReLU of a positive slope that keeps its input"
             amplification *= max(slope, 1 / slope) if amplification > torch.finfo(x.dtype).eps else 1
             continue
         weight = module.weight
@@ -63,6 +65,14 @@ def why_not_inverse(self: Any, x: Any) -> str | None:
         if amplification <= _AMPLIFICATION
         else "weights are too near to singular for the original's digits"
     )
+
+
+def _slope(activation: Any) -> float | None:
+    """Slope below zero; None of another module, of one that overwrites its input, and where digits are lost."""
+    if type(activation) is not nn.LeakyReLU or activation.inplace:
+        return None
+    slope = activation.negative_slope
+    return float(slope) if isinstance(slope, (int, float)) and 0 < slope < math.inf else None
 
 
 def _factored(weight: Tensor) -> tuple[Tensor, Tensor, float]:

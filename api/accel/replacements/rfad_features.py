@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ...kernels import gram_add_, mirror_upper_, statistics_add_
 from ...solver._workers import single_core_workers
 from ...solver.conv_networks import ConvNetworks, ConvSpec, conv_features
-from .._fingerprint import fingerprint_of
+from .known_sources import source_of
 
 _LEAST_RIDGE = 0.1  # below it, rounding of the original itself is no longer small
 _WHITENING_ROWS = 8192
@@ -62,14 +62,14 @@ def get_zca_matrix(X: Tensor, reg_coef: float = 0.1) -> Tensor:
 
 
 def why_not_zca(X: Any, reg_coef: Any = 0.1) -> str | None:
-    """Other dtypes, and ridges at which the answer depends on rounding."""
+    """Other dtypes, mixed precision, and ridges at which the answer depends on rounding."""
     if type(X) is not Tensor or X.dtype != torch.float32 or X.requires_grad or X.layout != torch.strided:
         return "X is not a plain float32 tensor without gradient"
     if not X.numel() or X.ndim < 2 or X.device.type not in ("cpu", "cuda"):
         return "X has no rows and columns, or is on a device of another kind"
     if not (isinstance(reg_coef, (int, float)) and _LEAST_RIDGE <= reg_coef < float("inf")):
         return f"reg_coef is not a number of at least {_LEAST_RIDGE}"
-    return None
+    return "autocast is on" if _is_autocast() else None
 
 
 def get_random_features(
@@ -143,6 +143,8 @@ def why_not_random_features(
         return "the device is neither the CPU nor a GPU of CUDA"
     if torch.get_default_dtype() != torch.float32:
         return "the default dtype is not float32"
+    if _is_autocast():
+        return "autocast is on"
     while isinstance(model_class, functools.partial):
         model_class = model_class.func
     if not isinstance(model_class, type) or not _is_known(model_class):
@@ -158,12 +160,16 @@ def _are_rows(x: Any) -> bool:
     return type(x) is np.ndarray and x.dtype in (np.float32, np.float64) and x.ndim > 1
 
 
-@functools.lru_cache(maxsize=16)
 def _is_known(network: type) -> bool:
-    if fingerprint_of(network) not in NETWORKS.get(network.__name__, ()):
+    if source_of(network) not in NETWORKS.get(network.__name__, ()):
         return False
-    module = vars(sys.modules[network.__module__])
-    return all(fingerprint_of(module.get(name)) in hashes for name, hashes in LAYERS.items())
+    module = sys.modules.get(network.__module__)
+    return all(source_of(getattr(module, name, None)) in hashes for name, hashes in LAYERS.items())
+
+
+def _is_autocast() -> bool:
+    """Whether anything is in mixed precision: the original computes on a GPU what it is given on a CPU."""
+    return any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
 
 
 def _held(rows: Any, place: torch.device) -> Any:

@@ -23,7 +23,6 @@ float16's range, predictions are not finite, and the rows pass again in float32.
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,8 @@ from torch.nn import functional
 
 from ...solver._workers import single_core_workers
 from ...solver.conv_networks import ConvNetworks, ConvSpec, conv_features
-from .._fingerprint import fingerprint_of
 from ..registry.rfad import FORWARDS
+from .known_sources import source_of
 
 # The published code ignores its argument `batch_size`.
 _BATCH = 1280
@@ -221,7 +220,7 @@ def _convolutions(model: Any) -> Sequence[nn.Conv2d] | None:
     layers = getattr(model, "features", None)
     if type(layers) is not nn.Sequential or len(layers) % 3 or not len(layers) or model.training:
         return None
-    if getattr(model, "chopped_head", None) is not True or not _is_known(type(model).forward):
+    if getattr(model, "chopped_head", None) is not True or source_of(type(model).forward) not in FORWARDS:
         return None
     if any(getattr(module, hooks) for module in model.modules() for hooks in _HOOKS):
         return None
@@ -230,11 +229,6 @@ def _convolutions(model: Any) -> Sequence[nn.Conv2d] | None:
     if not all(_is_block(*block) for block in blocks):
         return None
     return [conv for conv, _, _ in blocks if isinstance(conv, nn.Conv2d)]
-
-
-@lru_cache
-def _is_known(forward: Any) -> bool:
-    return fingerprint_of(forward) in FORWARDS
 
 
 def _is_block(conv: nn.Module, activation: nn.Module, pooling: nn.Module) -> bool:

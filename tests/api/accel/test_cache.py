@@ -132,6 +132,7 @@ def test_identity_is_of_the_object_while_it_lives():
         torch.ones(3, 1).expand(3, 4),
         torch.tensor([True, False]),
         torch.ones(3, dtype=torch.bfloat16),
+        torch.arange(29, dtype=torch.uint8)[1:],
     ],
     ids=str,
 )

@@ -35,12 +35,11 @@ def verified(monkeypatch):
     monkeypatch.setattr(Settings, "verify", 10**6)
     monkeypatch.setattr(rfad_features, "NETWORKS", {"Net": (fingerprint_of(Net),)})
     monkeypatch.setattr(rfad_features, "LAYERS", {"Scaled": (fingerprint_of(Scaled),)})
-    rfad_features._is_known.cache_clear()
-    forget_calls()
+    for target in PARTS:
+        forget_calls(target.name)
     records.clear()
     yield
     records.clear()
-    rfad_features._is_known.cache_clear()
 
 
 def stand_in(name, original):
@@ -205,6 +204,13 @@ def test_other_whitening_is_left_to_the_original(changed, words):
     assert len(calls) == 1
     (reason,) = record("rfad.get_zca_matrix").declined
     assert words in reason
+
+
+def test_whitening_in_mixed_precision_is_left_to_the_original():
+    X = correlated(30, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert rfad_features.why_not_zca(X) == "autocast is on"
+    assert rfad_features.why_not_zca(X) is None
 
 
 # Random features.
@@ -428,6 +434,13 @@ def test_other_features_are_left_to_the_original(changed, words):
     assert len(calls) == 1
     (reason,) = record("rfad.get_random_features").declined
     assert words in reason
+
+
+def test_mixed_precision_raises_as_in_the_original():
+    run = stand_in("get_random_features", features_anew)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(TypeError, match="BFloat16"):
+        run(images(4), NET, 2, 5, device="cpu")
+    assert list(record("rfad.get_random_features").declined) == ["autocast is on"]
 
 
 def test_other_layers_are_not_taken_for_known_ones(monkeypatch):

@@ -220,6 +220,19 @@ def test_verification_compares_forms():
     records.clear()
 
 
+def test_verified_draws_of_a_generator_are_the_same():
+    weights, found = torch.rand(MANY), []
+    for verify in (0, 9):
+        generator = torch.Generator().manual_seed(5)
+        with accel.patched("torch.multinomial", verify=verify):
+            found.append([torch.multinomial(weights, 20, generator=generator) for _ in range(3)])
+        found[-1].append(generator.get_state())
+    for plain, verified in zip(*found, strict=True):
+        assert torch.equal(plain, verified)
+    assert records["torch.multinomial"].verified == 3
+    records.clear()
+
+
 def test_it_is_installed_by_name_only_and_the_very_builtin_comes_back(monkeypatch):
     user = types.ModuleType("invented_sampler")
     user.multinomial = BUILTIN[0]

@@ -169,6 +169,10 @@ def test_kernels_are_those_of_our_network(name):
         assert isinstance(getattr(both, kind), np.ndarray)
         np.testing.assert_array_equal(getattr(both, kind), expected)
         np.testing.assert_array_equal(kernel(X, Y, kind), expected)
+    for each in (kernel(X, Y), kernel(X, Y, None), kernel(X, Y, get=None)):
+        assert each._fields == ("nngp", "ntk")
+        for kind in each._fields:
+            np.testing.assert_array_equal(getattr(each, kind), getattr(both, kind))
     square = kernel(X, get="ntk")
     np.testing.assert_array_equal(square, square.T)
     np.testing.assert_array_equal(square, kernel(X, X, get="ntk"))
@@ -268,7 +272,7 @@ def test_serial_nests_and_batch_is_the_function_itself():
         (lambda: network([stax.flatten(), stax.dense(3)]), "the sequence Flatten, Dense"),
         (lambda: network([stax.relu(), *layers((1,), "SAME", "Flatten")]), "the sequence Relu, Conv"),
         (lambda: network([*layers((1,), "SAME", "Flatten")[:-1], stax.dense(3)]), "different"),
-        (lambda: network(layers((1,), "SAME", "Flatten"), get=None), "get=None"),
+        (lambda: network(layers((1,), "SAME", "Flatten"), get=()), "get=()"),
         (lambda: network(layers((1,), "SAME", "Flatten"), get=("ntk", "cov1")), "get=('ntk', 'cov1')"),
         (lambda: network(layers((1,), "SAME", "Flatten"), diagonal_batch=True), "diagonal_batch of a kernel"),
     ],
