@@ -15,11 +15,14 @@ TARGETS: tuple[Target, ...] = (
         tolerance=0.0,
         summary="farthest-first traversal of float32 rows under DeepCore's own euclidean_dist",
         changes=(
-            "Distances are near-exact where the original's cancel: of rows whose distances agree to float32 rounding,"
-            " equal rows among them, another may be picked. Rows of `already_selected` work with NumPy 2.4, where"
+            "Distances are near-exact where the original's cancel: of rows whose distances agree to float32 rounding"
+            " another may be picked. Data in which that is likely are left to the original: equal rows, few different"
+            " values, and rows far from zero beside their spread. Rows of `already_selected` work with NumPy 2.4, where"
             " the original raises; lines of progress are printed before the picks are made"
         ),
-        identical="picks, their order and dtype, numbers drawn from NumPy's generator, lines printed",
+        identical=(
+            "picks but for such near ties, their order and dtype, numbers drawn from NumPy's generator, lines printed"
+        ),
     ),
     Target(
         name="deepcore.herding",

@@ -25,18 +25,19 @@ _FORWARD = (
     "bc688548f7198b41",
     "ddf3cd17ceab4d21",
 )
-# A few units in the last place of float32, times as many kernels as are added (5), times the room that rows of some
-# times the usual norm need.
+# Some 16 units in the last place of float32, times the ratio of squared norms and bandwidths (2 by default), times the
+# sum of the other bandwidths' shares (2), and room for larger ratios, up to which the guards accept rows.
 _TOLERANCE = 1e-5
 _CHANGES = (
-    "rounding of float32: kernel values by some 1e-6 of their number, in absolute terms, and the loss by less"
+    "rounding of float32: kernel values by some 1e-6 of their number, in absolute terms, and the loss by less. Rows"
+    " whose squared norms are far above the narrowest bandwidth, where it would be more, are left to the original"
 )
 _IDENTICAL = (
     "dtype, shape, device, what is differentiated (the bandwidth is not); no random numbers are drawn"
 )
 
 
-def _kernel_target(name: str, qualname: str) -> Target:
+def _kernel_target(name: str, qualname: str, copies: str) -> Target:
     is_method = "." in qualname
     return Target(
         name=name,
@@ -46,8 +47,8 @@ def _kernel_target(name: str, qualname: str) -> Target:
         guard="mmd:unfit_method" if is_method else "mmd:unfit",
         equivalence="exact",
         tolerance=_TOLERANCE,
-        summary="Sum of Gaussian kernels of all rows of two samples, about their mean distance, without the array of"
-        " all differences",
+        summary=f"{copies}: the sum of Gaussian kernels of all rows of two samples, about their mean distance,"
+        " without the array of all differences",
         changes=_CHANGES,
         identical=f"{_IDENTICAL}; symmetry, and the diagonal",
     )
@@ -58,8 +59,9 @@ def _loss_target(
     qualname: str,
     hashes: tuple[str, ...],
     replacement: str,
+    copies: str,
     *,
-    guard: str = "mmd:unfit_loss",
+    guard: str,
     requires: Mapping[str, tuple[str, ...]],
     hints: tuple[str, ...] = (),
 ) -> Target:
@@ -72,7 +74,7 @@ def _loss_target(
         compare="mmd:absolute_difference",
         equivalence="exact",
         tolerance=_TOLERANCE,
-        summary="Maximum mean discrepancy of two samples by a sum of Gaussian kernels about their mean distance",
+        summary=f"{copies}: the maximum mean discrepancy of two samples by the snippet's sum of Gaussian kernels",
         changes=_CHANGES,
         identical=_IDENTICAL,
         requires=requires,
@@ -80,9 +82,19 @@ def _loss_target(
     )
 
 
-def _function_target(name: str, *hashes: str, replacement: str = "mmd:mmd") -> Target:
-    kernel = {"guassian_kernel": _KERNEL}
-    return _loss_target(f"mmd.{name}", name, hashes, replacement, requires=kernel, hints=("guassian_kernel",))
+def _function_target(
+    name: str, copies: str, *hashes: str, replacement: str = "mmd:mmd", guard: str = "mmd:unfit_loss"
+) -> Target:
+    return _loss_target(
+        f"mmd.{name}",
+        name,
+        hashes,
+        replacement,
+        copies,
+        guard=guard,
+        requires={"guassian_kernel": _KERNEL},
+        hints=("guassian_kernel",),
+    )
 
 
 def _method_target(name: str) -> Target:
@@ -91,20 +103,53 @@ def _method_target(name: str) -> Target:
         f"{name}.forward",
         _FORWARD,
         "mmd:mmd_method",
+        f"Copies with a class `{name}`, its method `forward`",
         guard="mmd:unfit_loss_method",
         requires={f"{name}.guassian_kernel": _KERNEL_METHOD},
     )
 
 
 TARGETS: tuple[Target, ...] = (
-    _kernel_target("mmd.guassian_kernel", "guassian_kernel"),
-    _kernel_target("mmd.MMD_loss_kernel", "MMD_loss.guassian_kernel"),
-    _kernel_target("mmd.MMDLoss_kernel", "MMDLoss.guassian_kernel"),
-    _kernel_target("mmd.LMMD_loss_kernel", "LMMD_loss.guassian_kernel"),
+    _kernel_target(
+        "mmd.guassian_kernel",
+        "guassian_kernel",
+        "The snippet, a class `MMD_loss` with a method spelled `guassian_kernel` that many repositories for domain"
+        " adaptation have copied, where that kernel is a function of the module",
+    ),
+    _kernel_target(
+        "mmd.MMD_loss_kernel",
+        "MMD_loss.guassian_kernel",
+        "Copies with a class `MMD_loss`, its method `guassian_kernel`",
+    ),
+    _kernel_target(
+        "mmd.MMDLoss_kernel",
+        "MMDLoss.guassian_kernel",
+        "Copies that call the class `MMDLoss` (DeepDA of transferlearning), its method `guassian_kernel`",
+    ),
+    _kernel_target(
+        "mmd.LMMD_loss_kernel",
+        "LMMD_loss.guassian_kernel",
+        "Copies with a class `LMMD_loss` for each class of labels (DSAN), its method `guassian_kernel`",
+    ),
     _method_target("MMD_loss"),
     _method_target("MMDLoss"),
-    _function_target("mmd_rbf_noaccelerate", "f57b5114c8db2a4f", "5a7bbf79bb9a0583"),
-    _function_target("mmd_rbf", "18c05fa2cbb1824e", "0435582c72a9315c"),
-    _function_target("mmd", "5ea99a32954da6ef", "ce3e6e76d5b0ecb1"),
-    _function_target("mmd_rbf_accelerate", "3aea10390aa95a4b", replacement="mmd:mmd_linear_time"),
+    _function_target(
+        "mmd_rbf_noaccelerate",
+        "Copies with functions (DAN), the loss of all pairs",
+        "f57b5114c8db2a4f",
+        "5a7bbf79bb9a0583",
+    ),
+    _function_target(
+        "mmd_rbf", "Copies with functions, the loss called `mmd_rbf`", "18c05fa2cbb1824e", "0435582c72a9315c"
+    ),
+    _function_target(
+        "mmd", "Copies with functions, the loss called `mmd`", "5ea99a32954da6ef", "ce3e6e76d5b0ecb1"
+    ),
+    _function_target(
+        "mmd_rbf_accelerate",
+        "Copies with functions (DAN), the loss of neighbouring rows in linear time",
+        "3aea10390aa95a4b",
+        replacement="mmd:mmd_linear_time",
+        guard="mmd:unfit_linear_time",
+    ),
 )

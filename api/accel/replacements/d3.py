@@ -137,6 +137,9 @@ def loop_unfit(
         return "the network is spread over several GPUs"
     if not isinstance(student_net, torch.nn.Module) or any(True for _ in student_net.buffers()):
         return "the network has buffers, which a forward pass may change"
+    # D3's ReparamModule keeps the weights it began with as `flat_param`, which a call with others does not use.
+    if any(p.requires_grad and name != "flat_param" for name, p in student_net.named_parameters()):
+        return "the network has parameters of its own, whose gradients the original fills"
     if type(mmd_loss) not in (int, float) or type(args.lpc) is not int or args.lpc < 1:
         return "the loss or the number of latent vectors does not begin as a plain number"
     if final_params.requires_grad or not synthetic_samples.requires_grad or not torch.is_grad_enabled():

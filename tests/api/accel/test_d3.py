@@ -234,6 +234,24 @@ def test_the_guard_of_the_loop_names_its_reasons():
     assert "is differentiated" in guard(**loop_inputs(synthetic_samples=torch.ones(2, 3, 3, 4, 4)))
 
 
+class Scaled(torch.nn.Module):
+    """A network with a weight of its own, beside those that the call brings."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.register_parameter(name, torch.nn.Parameter(torch.ones(3)))
+
+    def forward(self, x, flat_param=None, feature_only=False):
+        return x * (flat_param.sum() if hasattr(self, "flat_param") else self.w.sum())
+
+
+def test_networks_with_weights_of_their_own_are_left_alone():
+    guard, network = replacements.loop_unfit, Scaled("w")
+    assert "parameters of its own" in guard(**loop_inputs(student_net=network))
+    assert guard(**loop_inputs(student_net=network.requires_grad_(False))) is None
+    assert guard(**loop_inputs(student_net=Scaled("flat_param"))) is None  # what ReparamModule leaves
+
+
 def test_the_loop_adds_to_what_is_there():
     inputs = loop_inputs(
         mmd_loss=2.5,
@@ -274,10 +292,12 @@ def rows(m, n, d=6, dtype=torch.float32, offset=0.0, seed=0):
 @pytest.fixture
 def few_allowed(monkeypatch):
     monkeypatch.setattr(replacements, "_FEW", 0)
-    forget_calls()
+    for name in KNOWN:
+        forget_calls(name)
     monkeypatch.setattr(Settings, "verify", 100)
     yield
-    forget_calls()
+    for name in KNOWN:
+        forget_calls(name)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -368,3 +388,13 @@ def test_the_published_loop_is_known(clone):
     block, start = find_run(main, target.length, target.hashes)
     read = {node.id for node in ast.walk(block[start]) if isinstance(node, ast.Name)}
     assert set(target.inputs) <= read
+
+
+@pytest.mark.data
+def test_the_published_wrapper_is_taken(clone):
+    spec = importlib.util.spec_from_file_location("published_reparam", clone / "reparam_module.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network = module.ReparamModule(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.InstanceNorm2d(4)))
+    assert [name for name, _ in network.named_parameters()] == ["flat_param"]
+    assert replacements.loop_unfit(**loop_inputs(student_net=network)) is None

@@ -80,7 +80,8 @@ def verified(monkeypatch):
     monkeypatch.setattr(Settings, "verify", 10**6)
     monkeypatch.setattr(replacements, "_EUCLIDEAN", (fingerprint_of(euclidean_dist),))
     replacements._is_known.cache_clear()
-    forget_calls()
+    for name in KNOWN:
+        forget_calls(name)
     records.clear()
     yield
     records.clear()
@@ -110,7 +111,7 @@ def test_picks_lines_and_draws_are_those_of_the_plain_greedy(select, capsys, n, 
     for budget, seed in itertools.product(budgets, (0, 3)):
         if min(budget, n) < (1 if len(given) else 2):
             continue
-        X = rows(n, d, seed, shift=3)
+        X = rows(n, d, seed, shift=3 if n > 2 else 0)
         np.random.seed(77)
         found = select(X, budget, euclidean_dist, "cpu", seed, index, given, print_freq=3)
         state, lines = np.random.get_state(), capsys.readouterr().out.splitlines()
@@ -179,6 +180,12 @@ REFUSED = {
     "huge": ({"matrix": rows(9, 2) * 1e19}, "huge"),
     "tiny": ({"matrix": rows(9, 2) * 1e-5}, "tiny"),
     "whole numbers": ({"matrix": rows(9, 2).mul(9).round()}, "whole numbers"),
+    "repeated rows": ({"matrix": rows(60, 20).repeat(2, 1)}, "equal norms"),
+    "rows repeated often": ({"matrix": rows(60, 20).repeat(15, 1)}, "ties are decided by rounding"),
+    "one row twice": ({"matrix": rows(9, 2)[[0, 1, 2, 3, 4, 5, 6, 0]]}, "equal norms"),
+    "few values": ({"matrix": rows(400, 8).mul(20).round() / 4 * (4 / 255)}, "few different numbers"),
+    "few values and zeros": ({"matrix": rows(400, 8).relu().mul(30).round() / 255}, "few different numbers"),
+    "far from zero": ({"matrix": rows(500, 64, shift=100.0)}, "cancel"),
 }
 
 
@@ -202,6 +209,11 @@ def test_other_calls_are_left_to_the_original(case):
     assert len(calls) == 1
     (reason,) = record("deepcore.k_center_greedy").declined
     assert words in reason
+
+
+def test_usual_features_are_taken():
+    for X in (rows(5000, 64), rows(5000, 64).relu(), rows(800, 512, shift=3), rows(100, 64).softmax(1)):
+        assert replacements.why_not_k_center_greedy(X, 9, euclidean_dist, "cpu", 0, None, []) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
