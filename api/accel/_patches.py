@@ -193,14 +193,19 @@ def _lookup(module: Any, qualname: str) -> tuple[Any, str, Any] | None:
     return holder, qualname.rpartition(".")[2], thing
 
 
-def _is_wrapped(thing: Any) -> bool:
-    """Whether a function was wrapped after its definition, where its source does not say so."""
+def _is_wrapped(thing: Any, target: Target) -> bool:
+    """Whether a function was wrapped after its definition, where its source does not say so.
+
+    What a library wraps by itself (scikit-learn does, when it makes a class) belongs to it.
+    """
     while hasattr(thing, STANDS_FOR):
         thing = thing.__wrapped__
     if not hasattr(thing, "__wrapped__"):
         return False
-    node = definition_of(thing)
-    return not getattr(node, "decorator_list", None)
+    wrapper = getattr(thing, "__globals__", {}).get("__name__", "")
+    if target.module is not None and wrapper.partition(".")[0] == target.module.partition(".")[0]:
+        return False
+    return not getattr(definition_of(thing), "decorator_list", None)
 
 
 def _is_defined_in(thing: Any, module: str, target: Target) -> bool:
@@ -227,7 +232,7 @@ def _is_known_otherwise(module: Any, target: Target, thing: Any, targets: Iterab
 
 
 def _why_unknown(module: Any, target: Target, thing: Any) -> str | None:
-    if _is_wrapped(thing):
+    if _is_wrapped(thing, target):
         return "it is wrapped by something else"
     if isinstance(target, Region):
         tree = definition_of(thing) if inspect.isfunction(inspect.unwrap(thing)) else None

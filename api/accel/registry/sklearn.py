@@ -35,7 +35,8 @@ _KERNELS: tuple[Target, ...] = (
         equivalence="exact",
         tolerance=4e-6,  # twice what float32 products may be off by where they are used, 32 units of 2^-24
         summary="Gaussian kernel matrix of dense rows, by products in their own dtype where those are accurate enough",
-        changes="float32 values by 2e-6 of one at most and 2e-7 usually, float64 ones by their rounding",
+        changes="float32 values by 2e-6 of one at most (4e-6 for rows of signs) and 2e-7 usually, float64 ones"
+        " by their rounding; float32 rows are copied where gamma times the largest squared norm is above 1",
         identical="shape, dtype, order, errors of bad input; of one set of rows symmetry and ones on the diagonal",
     ),
     Target(
@@ -68,7 +69,10 @@ _KERNELS: tuple[Target, ...] = (
         equivalence="exact",
         tolerance=1e-12,  # some thousand units of float64, relative to the sums of magnitudes that are rounded
         summary="Kernel ridge regression with distances kept between fits and a system that is factored in place",
-        changes="dual coefficients by the rounding of a solver, which the condition number magnifies",
+        measure="of the magnitudes that fitted values are sums of (5e-4 of them for float32 systems)",
+        changes="dual coefficients by the rounding of a solver, which the condition number magnifies; a matrix of"
+        " distances (or inner products) of all n distinct rows seen, 8 n^2 bytes in float64, stays in the cache, within"
+        " its budget, until uninstall",
         identical="validation, attributes but for dual_coef_, dtypes, warnings, what is done with singular systems",
     ),
     Target(
@@ -85,7 +89,7 @@ _KERNELS: tuple[Target, ...] = (
         tolerance=1e-6,
         summary="Predictions of kernel ridge regression with distances of rows that were fitted before",
         changes="rounding of kernel values, times the ratio of coefficients to predictions",
-        identical="validation, shape, dtype",
+        identical="validation, shape, dtype, warnings",
     ),
 )
 

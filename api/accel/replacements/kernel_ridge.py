@@ -4,10 +4,11 @@ Fitting solves :math:`(K + \alpha I)\,c = y`, with sample weights w scaled by :m
 is :math:`K(X, X_{fit})\,c`. Here
 
 * distances (or inner products) of rows are kept between calls (`row_pairs`), so that a grid search forms them once, not
-  once for each candidate and fold, and kernels of other bandwidths are made from the same ones. They are computed in
-  float64 and stored in the dtype of the rows, as scikit-learn does, also for float32 rows: a system magnifies errors.
+  once for each candidate and fold, and kernels of other bandwidths are made from the same ones. Of float32 rows
+  distances are computed in float64 and inner products in float32, as in scikit-learn: a system magnifies errors.
 * LAPACK factors K in place, where ``scipy.linalg.solve`` copies and transposes it. Whatever it finds singular or
-  ill-conditioned goes through scikit-learn's own function, with its warnings and its least squares.
+  ill-conditioned, and numbers that overflow, go through scikit-learn's own functions, with their warnings and least
+  squares.
 """
 
 import math
@@ -16,11 +17,14 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import get_lapack_funcs
+from scipy.sparse import issparse
 from sklearn.base import _fit_context
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model._ridge import _solve_cholesky_kernel
+from sklearn.metrics.pairwise import check_pairwise_arrays
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from .._call import only_originals
 from .._difference import difference
 from .row_distances import manhattan_distances, squared_distances
 from .row_pairs import RowPairs
@@ -43,9 +47,15 @@ def fit(self: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
         sample_weight = _check_sample_weight(sample_weight, X)
     targets = y.reshape(-1, 1) if y.ndim == 1 else y
     alpha = np.atleast_1d(self.alpha)
-    coefficients = _by_cholesky(_kernel(self, X), targets, alpha[0], sample_weight)
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            coefficients = _by_cholesky(_kernel(self, X), targets, alpha[0], sample_weight)
+    except FloatingPointError:  # what there is to warn of is told once, and by the original's own steps
+        coefficients = None
     if coefficients is None:
-        coefficients = _solve_cholesky_kernel(_kernel(self, X), targets, alpha, sample_weight, False)
+        with only_originals():
+            K = self._get_kernel(X)
+        coefficients = _solve_cholesky_kernel(K, targets, alpha, sample_weight, False)
     self.dual_coef_ = coefficients.ravel() if y.ndim == 1 else coefficients
     self.X_fit_ = X
     return self
@@ -54,17 +64,26 @@ def fit(self: Any, X: Any, y: Any, sample_weight: Any = None) -> Any:
 def predict(self: Any, X: Any) -> np.ndarray:
     """Predict with distances that may be known: of rows that were fitted before, in this or another fold.
 
-    Identical: validation and its errors, dtype and shape; values up to rounding.
+    Identical: validation and its errors, also of `X_fit_`, warnings, dtype and shape; values up to rounding.
     """
     check_is_fitted(self)
     X = validate_data(self, X, accept_sparse=("csr", "csc"), reset=False)
-    return np.dot(_kernel(self, X, self.X_fit_), self.dual_coef_)
+    rows, fitted = check_pairwise_arrays(X, self.X_fit_)
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            K = _kernel(self, rows, fitted)
+    except FloatingPointError:
+        with only_originals():
+            K = self._get_kernel(X, self.X_fit_)
+    return np.dot(K, self.dual_coef_)
 
 
 def unfit_fit(self: Any, X: Any, y: Any, sample_weight: Any = None) -> str | None:
     """Guard: other kernels and penalties, subclasses with kernels of their own, sparse or odd rows, few rows."""
     if type(self.alpha) not in _NUMBERS:
         return "alpha is no number"
+    if issparse(y):
+        return "the targets are sparse"
     reason = _unfit(self, X)
     if reason is None and len(X) < _FEW_ROWS:
         return "the original takes no longer with few rows"
@@ -74,7 +93,7 @@ def unfit_fit(self: Any, X: Any, y: Any, sample_weight: Any = None) -> str | Non
 def unfit_predict(self: Any, X: Any) -> str | None:
     """Guard: as `unfit_fit`, or of a model that is not fitted to dense rows."""
     fitted = getattr(self, "X_fit_", None)
-    if type(fitted) is not np.ndarray:
+    if type(fitted) is not np.ndarray or fitted.ndim != 2:
         return "the model is not fitted to dense rows"
     reason = _unfit(self, X)
     if reason is None and len(X) * len(fitted) < _FEW_PAIRS:
@@ -111,8 +130,10 @@ def _unfit(self: Any, X: Any) -> str | None:
         return "gamma is no number"
     if type(self.degree) not in _NUMBERS or type(self.coef0) not in _NUMBERS:
         return "degree or coef0 is no number"
-    kinds = [X] if type(X) is np.ndarray else list(getattr(X, "dtypes", ()))
-    if not kinds or getattr(X, "ndim", 2) != 2 or len(X.shape) != 2:
+    kinds = ()
+    if getattr(X, "ndim", 0) == 2:  # of a column of a data frame `dtypes` is no list
+        kinds = (X,) if type(X) is np.ndarray else tuple(getattr(X, "dtypes", ()))
+    if not kinds:
         return "the rows are neither a matrix of NumPy nor a data frame"
     allowed = (np.float32, np.float64, np.int32, np.int64)
     if any(not isinstance(getattr(kind, "dtype", kind), np.dtype) for kind in kinds):
@@ -170,10 +191,7 @@ def _by_cholesky(K: np.ndarray, y: np.ndarray, alpha: Any, sample_weight: Any) -
         return None
     roots = np.ones(1)
     if isinstance(sample_weight, np.ndarray) or (sample_weight is not None and sample_weight != 1.0):
-        with np.errstate(
-            invalid="ignore"
-        ):  # of negative weights: not finite, which is for the original to tell
-            roots = np.sqrt(np.atleast_1d(sample_weight))
+        roots = np.sqrt(np.atleast_1d(sample_weight))
         y = y * roots[:, None]
         K *= roots[:, None]
         K *= roots

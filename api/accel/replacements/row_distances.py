@@ -20,8 +20,10 @@ from ...solver._workers import single_core_workers
 _PANEL = 512
 # Of two sets: products prepare all rows of the second once for each panel.
 _TALL_PANEL = 4096
-# Rows and columns that are widened to float64 at a time.
+# Rows and columns that are widened to float64 at a time, and how many numbers of them unless rows are very long.
 _WIDENED = 1024
+_WIDENED_NUMBERS = 1 << 21
+_FEWEST_WIDENED = 64
 # Numbers of a strip, which stays in a core's cache.
 _STRIP = 1 << 16
 # Rows of a panel that one core computes alone.
@@ -70,9 +72,10 @@ def by_panels(
 def half_squared_norms(X: np.ndarray) -> np.ndarray:
     """Half the squared norms of rows, in float64."""
     norms = np.empty(len(X))
-    for top in range(0, len(X), _WIDENED):
-        wide = X[top : top + _WIDENED].astype(np.float64, copy=False)
-        norms[top : top + _WIDENED] = np.einsum("ij,ij->i", wide, wide)
+    step = max(1, _STRIP // max(1, X.shape[1]))
+    for top in range(0, len(X), step):
+        wide = X[top : top + step].astype(np.float64, copy=False)
+        norms[top : top + step] = np.einsum("ij,ij->i", wide, wide)
     return norms / 2
 
 
@@ -95,11 +98,12 @@ def negative_half_squared(
         np.matmul(x, y.T, out=out)
         finish(out, x_half, y_half, scale)
         return
-    for top in range(0, len(x), _WIDENED):
-        rows = slice(top, top + _WIDENED)
+    step = min(_WIDENED, max(_FEWEST_WIDENED, _WIDENED_NUMBERS // x.shape[1]))
+    for top in range(0, len(x), step):
+        rows = slice(top, top + step)
         wide = x[rows].astype(np.float64)
-        for left in range(0, len(y), _WIDENED):
-            columns = slice(left, left + _WIDENED)
+        for left in range(0, len(y), step):
+            columns = slice(left, left + step)
             block = wide @ y[columns].astype(np.float64).T
             finish(block, x_half[rows], y_half[columns], scale)
             out[rows, columns] = block

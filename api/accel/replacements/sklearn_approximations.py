@@ -15,7 +15,6 @@ values that are rounding, or clipped at 10⁻¹², and only its own decompositio
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...kernels import fourier_features
 from .._difference import difference
@@ -43,9 +42,7 @@ def rbf_sampler_transform(self: Any, X: Any) -> Any:
     )
     scale = (2.0 / self.n_components) ** 0.5
     if dtype == np.float64:
-        # Read-only arrays, such as those that joblib maps into memory, are copied: torch has no such thing.
-        tensors = [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in (rows, weights, offset)]
-        features = fourier_features(tensors[0], tensors[1].T, tensors[2], scale=scale).numpy()
+        features = fourier_features(rows, weights.T, offset, scale=scale).numpy()
     else:
         features = _by_blocks(rows, weights, offset, scale)
     return _wrap_data_with_container("transform", features, X, self)

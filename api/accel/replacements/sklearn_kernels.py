@@ -3,9 +3,10 @@ r"""scikit-learn's kernel matrices of dense rows: ``rbf_kernel`` and ``laplacian
 The behaviour is that of scikit-learn's ``sklearn/metrics/pairwise.py``: :math:`e^{-\gamma\|x-y\|^2}` and
 :math:`e^{-\gamma\|x-y\|_1}`, one over the number of columns for :math:`\gamma` by default.
 
-scikit-learn widens float32 rows to float64 for their products. Here they stay float32, moved near the origin by a mean
-of rows of Y, wherever that is accurate enough. With :math:`u = 2^{-24}` a product of d numbers is off by no more
-than :math:`16u\,\|x\|\|y\|` (sums run in blocks of some hundreds of terms, whose errors have no common sign), so that
+scikit-learn widens float32 rows to float64 for their products. Here they stay float32 wherever that is accurate enough,
+moved near the origin by a mean of rows of Y where they are too far from it. Norms are summed in float64. With
+:math:`u = 2^{-24}` a product of d numbers is off by no more than :math:`16u\,\|x\|\|y\|` (sums run in blocks of some
+hundreds of terms, whose errors have no common sign; twice that where all terms are of one size), so that
 
 .. math:: |\delta K_{ij}| \le K_{ij}\,\gamma\,16u\,(\|x_i\|^2 + \|y_j\|^2) .
 
@@ -35,6 +36,9 @@ _ONE_BY_ONE = 40
 _GATHERED = 1 << 20
 # Rows whose mean the origin is moved to.
 _MOST_SAMPLED = 256
+# Bandwidths, and root of the sum of all squares, for which no distance or exponent is too large or small for float32.
+_LEAST_GAMMA, _MOST_GAMMA = 1e-30, 1e30
+_LARGEST = 2.0**62
 # Multiplications below which the original takes no longer.
 _SMALL = 1 << 20
 # Columns of float64 rows above which there is nothing to gain from what is not the product.
@@ -45,7 +49,9 @@ def rbf_kernel(X: Any, Y: Any = None, gamma: float | None = None) -> np.ndarray:
     """Gaussian kernel matrix: one matrix product in the dtype of the rows (half of it for Y = X), and its exponential.
 
     Identical: shape, dtype, order, errors of bad input; for Y = X symmetry and ones on the diagonal. float32 values
-    differ by up to 2e-6, usually 2e-7; float64 ones by rounding.
+    differ by up to 2e-6 (4e-6 for rows of numbers of one size, such as signs), usually 2e-7; float64
+    ones by rounding. Memory beside the result: a copy of float32 rows that are moved (for gamma times the largest
+    squared norm of rows above 1), where the original widens some rows at a time.
     """
     X, Y, rate = _checked(X, Y, gamma)
     return gaussian(X, Y, rate)
@@ -80,11 +86,17 @@ def gaussian(X: np.ndarray, Y: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def unfit_rbf(X: Any, Y: Any = None, gamma: Any = None) -> str | None:
-    """Guard: `unfit_rows`; and float64 rows of so many columns that their product, the same here, is all the time."""
+    """Guard: `unfit_rows`; extreme numbers; and float64 rows whose product, the same here, is nearly all the time."""
     reason = unfit_rows(X, Y, gamma)
-    if reason is None and X.dtype == np.float64 and X.shape[1] > _MANY_COLUMNS:
+    if reason is not None:
+        return reason
+    if X.dtype == np.float64 and X.shape[1] > _MANY_COLUMNS:
         return "the product of float64 rows with this many columns takes nearly all the time, here and there"
-    return reason
+    if gamma is not None and not _LEAST_GAMMA < gamma < _MOST_GAMMA:
+        return "gamma is too large or too small for float32"
+    if any(np.linalg.norm(rows) > _LARGEST for rows in ((X,) if Y is None or Y is X else (X, Y))):
+        return "the squares of the rows are too large for float32"
+    return None
 
 
 def unfit_laplacian(X: Any, Y: Any = None, gamma: Any = None) -> str | None:
@@ -123,13 +135,21 @@ class _NarrowPairs:
 
     def __init__(self, X: np.ndarray, Y: np.ndarray, gamma: float) -> None:
         self.X, self.Y, self.gamma = X, Y, gamma
-        middle = Y[:: max(1, len(Y) // _MOST_SAMPLED)].mean(0, dtype=np.float64).astype(np.float32)
-        with np.errstate(over="ignore"):  # an infinite norm allows no float32 product
-            self.x = X - middle
-            self.y = self.x if Y is X else Y - middle
-            self.x_half = np.einsum("ij,ij->i", self.x, self.x) / 2
-            self.y_half = self.x_half if Y is X else np.einsum("ij,ij->i", self.y, self.y) / 2
         self.is_narrow = True
+        with np.errstate(over="ignore"):
+            roughly = [np.einsum("ij,ij->i", rows, rows) / 2 for rows in ((X,) if Y is X else (X, Y))]
+            self.x, self.y = X, Y
+            if not self._error(roughly[0], roughly[-1]) <= _ALLOWED:
+                middle = Y[:: max(1, len(Y) // _MOST_SAMPLED)].mean(0, dtype=np.float64).astype(np.float32)
+                self.x = X - middle
+                self.y = self.x if Y is X else Y - middle
+            # Rounded to float32 once; infinite ones allow no float32 product.
+            self.x_half = (2 * half_squared_norms(self.x)).astype(np.float32) / 2
+            self.y_half = self.x_half if Y is X else (2 * half_squared_norms(self.y)).astype(np.float32) / 2
+
+    def _error(self, x_half: np.ndarray, y_half: np.ndarray) -> float:
+        """Bound of what exponents can be off by."""
+        return 2 * self.gamma * _PRODUCT_ERROR * (float(x_half.max()) + float(y_half.max()))
 
     def fill(self, rows: slice, columns: slice, out: np.ndarray) -> None:
         """Write the kernel values of some rows and columns."""
@@ -145,7 +165,7 @@ class _NarrowPairs:
     def _fill_narrow(self, rows: slice, columns: slice, out: np.ndarray) -> bool:
         """Write exponents; False where too many of them need float64."""
         x_half, y_half = self.x_half[rows], self.y_half[columns]
-        error = 2 * self.gamma * _PRODUCT_ERROR * (float(x_half.max()) + float(y_half.max()))
+        error = self._error(x_half, y_half)
         if not error < math.inf:
             return False
         np.matmul(self.x[rows], self.y[columns].T, out=out)

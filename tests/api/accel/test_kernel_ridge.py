@@ -1,5 +1,6 @@
 """scikit-learn's kernel ridge regression beside itself: every option, grid searches, and what is left alone."""
 
+import contextlib
 import pickle
 import re
 import warnings
@@ -219,13 +220,65 @@ def test_bad_systems_end_as_they_do_in_the_original(kind):
 
 
 @pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize(
+    ("options", "scale", "dtype"),
+    [
+        ({"kernel": "poly", "gamma": 1e200}, 1, np.float64),
+        ({"kernel": "poly"}, 1e200, np.float64),
+        ({"kernel": "linear"}, 1e200, np.float64),
+        ({"kernel": "rbf"}, 1e200, np.float64),
+        ({"kernel": "rbf"}, 1e25, np.float32),
+    ],
+    ids=str,
+)
+def test_overflow_is_told_as_the_original_tells_it(options, scale, dtype):
+    X, y = data(dtype)
+    model = KernelRidge(**options | {"gamma": None}).fit(X, y).set_params(**options)  # such rows are known
+    X = X * dtype(scale)
+
+    def outcome(context):
+        with context:
+            try:
+                return clone(model).fit(X, y).dual_coef_.sum()
+            except ValueError as error:
+                return str(error)
+
+    found, told = warnings_of(lambda: outcome(contextlib.nullcontext()))
+    expected, told_by_original = warnings_of(lambda: outcome(only_originals()))
+    assert found == expected
+    assert told == told_by_original
+    assert told
+    predictions = [
+        warnings_of(lambda context=context: _in(context, model.predict, X))
+        for context in (contextlib.nullcontext(), only_originals())
+    ]
+    assert predictions[0][1] == predictions[1][1]
+    assert np.array_equal(predictions[0][0], predictions[1][0], equal_nan=True)
+    assert not record(FIT).declined
+    assert not record(PREDICT).declined
+
+
+def _in(context, function, *arguments):
+    with context:
+        return function(*arguments)
+
+
+@pytest.mark.usefixtures("patched")
 def test_bad_input_raises_what_the_original_raises():
     X, y = data()
     spoilt = X.copy()
     spoilt[3, 3] = np.nan
     rbf = KernelRidge(kernel="rbf")
     fitted = clone(rbf).fit(X, y)
+    edited = [clone(rbf).fit(X, y) for _ in range(3)]
+    for model, kept in zip(edited, (spoilt, X[:, :2], X[0]), strict=True):
+        model.X_fit_ = kept
+    column = pd.Series(np.ones(N))
     for function, arguments in (
+        *((model.predict, (X,)) for model in edited),
+        (rbf.fit, (column, y)),
+        (fitted.predict, (column,)),
+        (rbf.fit, (X, scipy.sparse.csr_array(y[:, None]))),
         (rbf.fit, (spoilt, y)),
         (rbf.fit, (X, spoilt[:, 3])),
         (rbf.fit, (X, y[:-1])),
@@ -239,7 +292,8 @@ def test_bad_input_raises_what_the_original_raises():
     ):
         messages = []
         for context in (only_originals(), warnings.catch_warnings()):
-            with context, np.errstate(all="ignore"), pytest.raises(ValueError, match=r"\w") as caught:
+            wrong = pytest.raises((ValueError, TypeError), match=r"\w")
+            with context, np.errstate(all="ignore"), wrong as caught:
                 function(*arguments)
             messages.append((type(caught.value), str(caught.value)))
         assert messages[0] == messages[1]

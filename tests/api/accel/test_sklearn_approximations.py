@@ -20,18 +20,23 @@ TARGETS = {target.name.partition(".")[2]: target for target in APPROXIMATIONS}
 SINGLE, DOUBLE = np.float32, np.float64
 
 
+def forget():
+    for target in APPROXIMATIONS:
+        forget_calls(target.name)
+
+
 @pytest.fixture
 def verified(monkeypatch):
     """Everything in place, and every call compared with the original's."""
     monkeypatch.setattr(Settings, "verify", 100)
-    forget_calls()
+    forget()
     records.clear()
     patches = Patches()
     for place in (module, _kmeans):
         patches.adopt(place, APPROXIMATIONS)
     yield patches
     patches.remove(patches.installed)
-    forget_calls()
+    forget()
     records.clear()
 
 
@@ -61,7 +66,7 @@ def test_the_installed_version_is_known():
         (40, 5, 30, DOUBLE, SINGLE),
     ],
 )
-@pytest.mark.parametrize("form", ["C", "F", "strided", "read-only"])
+@pytest.mark.parametrize("form", ["C", "F", "strided", "backward", "read-only"])
 def test_features_are_the_cosines(n, d, p, fitted, given, form):
     sampler = RBFSampler(gamma=0.3, n_components=p, random_state=0).fit(gaussian(9, d, fitted))
     X = gaussian(2 * n, d, given)[:n]
@@ -69,6 +74,8 @@ def test_features_are_the_cosines(n, d, p, fitted, given, form):
         X = np.asfortranarray(X)
     elif form == "strided":
         X = gaussian(2 * n, d, given)[::2]
+    elif form == "backward":
+        X = X[::-1]
     elif form == "read-only":
         X.flags.writeable = False
     found = sklearn_approximations.rbf_sampler_transform(sampler, X)

@@ -1,5 +1,7 @@
 """scikit-learn's kernel matrices: against float64 differences of rows, and through scikit-learn itself."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -98,6 +100,46 @@ def test_few_doubtful_pairs_are_mended_and_many_go_to_float64(monkeypatch, case,
     X, gamma = awkward()[case]
     sklearn_kernels.rbf_kernel(X, X.copy(), gamma)
     assert bool(panels) != one_by_one
+
+
+@pytest.mark.parametrize("factor", [0.95, 1.4])
+def test_near_duplicates_of_long_rows(factor):
+    signs = np.random.default_rng(0).choice([-1.1, 1.1], (6, 20_000))  # whose sums round one way
+    for X, allowed in ((rows(6, 20_000, np.float32), FLOAT32), (signs, 2 * FLOAT32)):
+        X = np.concatenate([X, X * (1 + 1e-5)]).astype(np.float32)
+        X = np.concatenate([X, -X])
+        gamma = factor / np.square(X.astype(np.float64)).sum(1).max()
+        for Y in (X, X[::-1].copy()):
+            assert np.abs(sklearn_kernels.rbf_kernel(X, Y, gamma) - gaussian_of(X, Y, gamma)).max() < allowed
+
+
+def test_rows_are_copied_only_where_they_are_moved():
+    X = rows(60, 20_000, np.float32)
+    sizes = []
+    for gamma in (1e-4, 1e-3):
+        tracemalloc.start()
+        sklearn_kernels.rbf_kernel(X, X[::-1].copy(), gamma)
+        sizes.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The reversed rows are one copy.
+    assert sizes[0] < 1.5 * X.nbytes < 2.5 * X.nbytes < sizes[1]
+
+
+@pytest.mark.usefixtures("patched")
+@pytest.mark.parametrize(
+    ("scale", "gamma", "reason"),
+    [(1, 1e39, "gamma"), (1, 1e-31, "gamma"), (1e20, 1e-41, "gamma"), (1e20, 1e-20, "squares")],
+)
+def test_numbers_that_float32_cannot_hold_are_left_to_the_original(scale, gamma, reason):
+    X = X32 * np.float32(scale)
+    with np.errstate(all="ignore"):
+        found = pairwise.rbf_kernel(X, gamma=gamma)
+        with only_originals():
+            expected = pairwise.rbf_kernel(X, gamma=gamma)
+        assert np.array_equal(found, expected, equal_nan=True)
+        assert reason in sklearn_kernels.unfit_rbf(X, None, gamma)
+        assert reason in sklearn_kernels.unfit_rbf(X32, X, gamma) or scale == 1
+    assert not record("sklearn.rbf_kernel").accelerated
 
 
 @pytest.mark.parametrize("threads", [1, 2])
