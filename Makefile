@@ -1,6 +1,8 @@
 # Two commands for people: `make demo` and `make test`. Both need nothing but Python >= 3.11.
 PYTHON ?= python3
 BIN := .venv/bin
+# One process for each core, a file of tests in one of them: torch takes one thread in tests.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: demo test lint types bench clean
 
@@ -9,8 +11,8 @@ demo: .venv/ready
 
 # Twice where GPU kernels are concerned: interpreted first, then everything as it runs on this machine.
 test: .venv/ready
-	TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels
-	$(BIN)/pytest
+	TRITON_INTERPRET=1 $(BIN)/pytest $(PARALLEL) tests/kernels
+	$(BIN)/pytest $(PARALLEL)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Published scripts as whole processes, in turns: as they are, and with their known functions replaced."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,15 +18,17 @@ from _rows import DATA
 STAND_INS = Path(__file__).parent / "stand_ins"
 
 
-def folder_of(clone, keep=("*.py",)):
-    """A copy of a clone's Python files in a new folder, so that the clone stays as it is."""
-    folder = Path(tempfile.mkdtemp(prefix="peer-"))
-    for pattern in keep:
-        for path in Path(clone).glob(pattern):
-            target = folder / path.relative_to(clone)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-    return folder
+@contextlib.contextmanager
+def copy_of(clone, patterns=("*.py",)):
+    """A copy of a clone's Python files in a folder that is removed again, so that the clone stays as it is."""
+    with tempfile.TemporaryDirectory(prefix="peer-") as name:
+        folder = Path(name)
+        for pattern in patterns:
+            for path in Path(clone).glob(pattern):
+                target = folder / path.relative_to(clone)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+        yield folder
 
 
 def write_mnist(folder, rows=None):
@@ -46,7 +49,7 @@ def run(folder, script, arguments, accelerated, threads, note=None):
     command = [sys.executable, *(("-m", "kernel_distill.accel") if accelerated else ()), script]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(STAND_INS), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_INS), os.environ.get("PYTHONPATH")])),
         "MPLBACKEND": "Agg",
         "OMP_NUM_THREADS": str(threads),
         "PYTHONWARNINGS": "ignore",

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _peer_runs import folder_of, in_turns, numbers, write_mnist
+from _peer_runs import copy_of, in_turns, numbers, write_mnist
 from _rows import DATA, emit, in_new_process
 
 from kernel_distill import accel
@@ -174,43 +174,44 @@ def k_center(given):
 
 
 def krr(given):
-    folder = folder_of(given.peers / "krr", ("*.py", "functions/*.py", "models/*.py"))
-    write_mnist(folder / "data")
-    (folder / "config").mkdir()
-    (folder / "config" / "distill.yaml").write_text(
-        "data: {dataset: MNIST, zca_whiten: False, gpu: 0}\nmodel: {seed: 0, hidden_layer: 1}\n"
-        "distill: {IPC: 1, kernel: FCNN, generate_from_real_data: False, reg_s: False}\n"
-    )
-    runs, figures = in_turns(
-        given.repeats,
-        folder=folder,
-        script="distill.py",
-        arguments=(),
-        threads=given.threads,
-        note="WEIGHT_ERRORS",
-    )
+    with copy_of(given.peers / "krr", ("*.py", "functions/*.py", "models/*.py")) as folder:
+        write_mnist(folder / "data")
+        (folder / "config").mkdir()
+        (folder / "config" / "distill.yaml").write_text(
+            "data: {dataset: MNIST, zca_whiten: False, gpu: 0}\nmodel: {seed: 0, hidden_layer: 1}\n"
+            "distill: {IPC: 1, kernel: FCNN, generate_from_real_data: False, reg_s: False}\n"
+        )
+        runs, figures = in_turns(
+            given.repeats,
+            folder=folder,
+            script="distill.py",
+            arguments=(),
+            threads=given.threads,
+            note="WEIGHT_ERRORS",
+        )
     for name, accelerated in (("", True), ("original_", False)):
-        _, printed, notes = runs[accelerated][-1]
-        figures[f"{name}accuracies"] = numbers(r"acc_test: +([\d.]+)", printed)
-        figures[f"{name}best"] = numbers(r"best accuracy: +([\d.]+)", printed)
-        figures[f"{name}weight_errors"] = [float(note) for note in notes]
+        printed, notes = zip(*((printed, notes) for _, printed, notes in runs[accelerated]), strict=True)
+        figures[f"{name}accuracies"] = [numbers(r"acc_test: +([\d.]+)", text) for text in printed]
+        figures[f"{name}best"] = [numbers(r"best accuracy: +([\d.]+)", text) for text in printed]
+        figures[f"{name}weight_errors"] = [[float(note) for note in lines] for lines in notes]
     emit("accel-krr", script="distill.py", data="MNIST", feature_map="FCNN", threads=given.threads, **figures)
 
 
 def dm(given):
-    folder = folder_of(given.peers / "vico")
-    write_mnist(folder / "data")
-    arguments = given.arguments.split()
-    runs, figures = in_turns(
-        given.repeats, folder=folder, script="main_DM.py", arguments=arguments, threads=given.threads
-    )
+    with copy_of(given.peers / "vico") as folder:
+        write_mnist(folder / "data")
+        runs, figures = in_turns(
+            given.repeats,
+            folder=folder,
+            script="main_DM.py",
+            arguments=given.arguments.split(),
+            threads=given.threads,
+        )
     for name, accelerated in (("", True), ("original_", False)):
-        found = [
-            accuracy
-            for _, printed, _ in runs[accelerated]
-            for accuracy in numbers(r"test acc = ([\d.]+)", printed)
+        printed = [text for _, text, _ in runs[accelerated]]
+        figures[f"{name}accuracies"] = [
+            accuracy for text in printed for accuracy in numbers(r"test acc = ([\d.]+)", text)
         ]
-        figures[f"{name}accuracies"] = found
     emit("accel-dm", script="main_DM.py", arguments=given.arguments, threads=given.threads, **figures)
 
 
@@ -222,8 +223,8 @@ def load(path, name):
 
 
 DM_ARGUMENTS = (
-    "--dataset MNIST --model ConvNet --ipc 1 --num_exp 1 --num_eval 4 --epoch_eval_train 20"
-    " --Iteration 20 --batch_real 64"
+    "--dataset MNIST --model ConvNet --ipc 10 --eval_mode final --num_exp 1 --num_eval 4 --epoch_eval_train 20"
+    " --Iteration 6 --batch_real 64"
 )
 
 

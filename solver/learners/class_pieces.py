@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
 
@@ -77,6 +76,14 @@ def sum_over_pieces(loss: Callable[[Tensor, Piece], Tensor], x: Tensor, pieces: 
             of_piece = loss(part, piece)
             (gradient[piece.at],) = torch.autograd.grad(of_piece, part)
         value = value + of_piece.detach()
+    return with_gradient(x, value, gradient)
+
+
+def with_gradient(x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    """A value () whose gradient in `x` is known: differentiable once.
+
+    A derivative of the gradient in `x` is asked for in vain: RuntimeError, not a part that is missing from a sum.
+    """
     return _Known.apply(x, value, gradient)  # type: ignore[return-value]
 
 
@@ -116,11 +123,26 @@ class _Known(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        del x
+        ctx.x = x  # an input, of which no number is read: it may change
         ctx.save_for_backward(gradient)
         return value.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
-        return grads[0] * ctx.saved_tensors[0], None, None
+        (gradient,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            gradient = _Last.apply(ctx.x, gradient)
+        return grads[0] * gradient, None, None
+
+
+class _Last(Function):
+    """A gradient whose derivative is not known."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Tensor) -> Tensor:
+        del ctx, x
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override]
+        raise RuntimeError("the loss is differentiable once: its derivatives of second order are not known")

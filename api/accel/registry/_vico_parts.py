@@ -93,7 +93,8 @@ PARTS: tuple[Target, ...] = (
         # Sums of squares in two orders: see the module.
         tolerance=1e-5,
         summary="distance of two gradients, layer by layer (DC, DSA, CAFE, IDM)",
-        changes='rounding of the derivative, and of the value with dis_metric "mse"',
+        changes='rounding of the derivative, and of the value with dis_metric "mse"; --verify compares values, not'
+        " derivatives",
         identical='the value with dis_metric "ours"; what is differentiated, and to any order',
     ),
     Target(
@@ -105,7 +106,7 @@ PARTS: tuple[Target, ...] = (
         equivalence="exact",
         tolerance=0.0,
         summary="distance of two gradients of one layer, for those who call it themselves",
-        changes="rounding of the derivative",
+        changes="rounding of the derivative; --verify compares values, not derivatives",
         identical="the value; what is differentiated, and to any order",
     ),
 )

@@ -38,8 +38,10 @@ EVALUATE_SYNSET = Target(
     compare="synset_evaluation:accuracy_gap",
     mutates=("net",),
     equivalence="statistical",
-    # Test accuracies of two trainings of one network: standard deviations seen are 0.01 to 0.03.
-    tolerance=0.15,
+    # Of two trainings of one network: standard deviations seen are 0.03 of the accuracy (CIFAR-10, one image a class),
+    # and this is four of the difference of two with 0.05.
+    tolerance=0.3,
+    measure="of the original's test accuracy",
     summary="train one network on a small set and test it (DC, DSA, DM and their copies)",
     changes="orders of rows and augmentation are of other random numbers; no gradients are left in the network",
     identical="initial weights, schedule (E + 1 epochs, momentum lost at the drop), test rows, the line printed",
@@ -69,8 +71,9 @@ EVALUATION_LOOP = Region(
     guard="synset_evaluation:evaluation_loop_guard",
     compare="synset_evaluation:accuracy_gap",
     equivalence="statistical",
-    # Means of two or more networks' accuracies.
-    tolerance=0.15,
+    # As there: means of two or more networks vary less than one.
+    tolerance=0.3,
+    measure="of the mean of the original's test accuracies",
     summary="train and test num_eval networks on a small set (main.py, main_DM.py)",
     changes="networks are trained together, each by random numbers of its own; their lines are printed at the end",
     identical="as vico.evaluate_synset; networks are the script's own, seeded by the clock",
@@ -87,10 +90,13 @@ DM_STEP = Region(
     replacement="dm_step:dm_loss",
     guard="dm_step:dm_loss_guard",
     equivalence="statistical",
-    # Two draws of the augmentation, whose seeds are readings of the clock; for equal ones, rounding.
-    tolerance=1.0,
+    # Two draws of the augmentation, whose seeds are readings of the clock: standard deviations seen are 0.01 to 0.09 of
+    # the loss (CIFAR-10, ten classes), and this is four of the difference of two with the largest. A loss of zero is
+    # off by 1.
+    tolerance=0.5,
     summary="the loss of a step of DM over all classes (main_DM.py)",
-    changes="augmentations have other seeds of the clock, never the same one for two classes; rounding",
+    changes="augmentations have other seeds of the clock, never the same one for two classes; rounding;"
+    " on a CPU the loss has derivatives of first order only, and asking for those of second order is an error",
     identical="the rows drawn from NumPy's generator; the network",
     distribution="the augmentation of each class, whose seed is of the clock in both",
 )

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, pad
 
 from ...kernels import augment_images
-from ...kernels._augmentation import STAGES, AT, IDENTITY, Augmentation
+from ...kernels._augmentation import AT, IDENTITY, STAGES, Augmentation
 from ...kernels._check import is_wrapped
 
 # What the published table of functions holds for each name: as many draws as functions, or two.
@@ -84,7 +84,7 @@ def why_not(x: Any, strategy: Any = "", seed: Any = -1, param: Any = None) -> st
         return "the seed is not a number from 0"
     if seed != -1 and len(x) == 1:
         return "one image with a seed, which newer torch does not allow the original"
-    return _why_not_settings(strategy.split("_"), param)
+    return why_not_settings(strategy.split("_"), param)
 
 
 def why_not_unseeded(x: Any, strategy: Any = "", seed: Any = -1, param: Any = None) -> str | None:
@@ -94,7 +94,8 @@ def why_not_unseeded(x: Any, strategy: Any = "", seed: Any = -1, param: Any = No
     return why_not(x, strategy, seed, param)
 
 
-def _why_not_settings(names: list[str], param: Any) -> str | None:
+def why_not_settings(names: list[str], param: Any) -> str | None:
+    """Why operations are not the published ones, by the table beside the class of `param`, or `param` is not usable."""
     table = getattr(sys.modules.get(type(param).__module__), "AUGMENT_FNS", None)
     if type(table) is not dict:
         return "param is not of a class beside the published functions"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...solver._workers import single_core_workers
 from ...solver.learners.class_means import class_sums, mean_gaps
+from ...solver.learners.class_pieces import with_gradient
 from ...solver.networks import NetworkSpec
 from .published_networks import known_embedding, twin
 
@@ -54,7 +55,8 @@ def dm_loss(
     Returns
     -------
     loss : Tensor, shape ()
-        On the images' device, of which ``backward()`` gives `image_syn` its gradient, once on a CPU.
+        On the images' device, of which ``backward()`` gives `image_syn` its gradient, once on a CPU; derivatives of
+        second order are an error there.
     """
     spec = known_embedding(_owner(embed), image_syn)
     assert spec is not None
@@ -94,6 +96,8 @@ def dm_loss_guard(
     del channel, im_size, get_images, DiffAugment
     if "BN" in args.model:
         return "batch norm takes the rows of all classes at once"
+    if not torch.is_grad_enabled():
+        return "no gradients are wanted"
     if image_syn.dtype != torch.float32 or not (image_syn.is_leaf and image_syn.requires_grad):
         return "the synthetic images are no leaf of float32"
     if image_syn.device.type not in ("cpu", "cuda") or torch.is_autocast_enabled(image_syn.device.type):
@@ -104,6 +108,8 @@ def dm_loss_guard(
     spec: NetworkSpec | None = known_embedding(net, image_syn)
     if spec is None or spec.norm == "batch" or next(net.parameters()).device != image_syn.device:
         return "the network is none that we know"
+    if any(parameter.requires_grad for parameter in net.parameters()):
+        return "gradients in the network's parameters are wanted"
     return None
 
 
@@ -153,8 +159,7 @@ def _on_cpu(
         values, gradients = zip(*(part.result() for part in parts), strict=True)
     inner = [part for gradient in gradients for part in gradient.unbind()]
     (gradient,) = torch.autograd.grad(synthetic, image_syn, inner)
-    # A value whose gradient is known: what is added is 0.
-    return torch.stack(values).sum() + ((image_syn - image_syn.detach()) * gradient).sum()
+    return with_gradient(image_syn, torch.stack(values).sum(), gradient)
 
 
 @torch.no_grad()

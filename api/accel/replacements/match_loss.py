@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.forward_ad import unpack_dual
 
 from ...kernels._check import is_wrapped
 
@@ -83,6 +84,8 @@ def _why_not_pair(a: Any, b: Any) -> str | None:
         return "a gradient is not a plain tensor, or within a function transform"
     if a.layout != torch.strided or b.layout != torch.strided:
         return "a gradient is sparse"
+    if unpack_dual(a).tangent is not None or unpack_dual(b).tangent is not None:
+        return "it is differentiated forwards"
     if a.shape != b.shape or not 1 <= a.ndim <= 4 or not a.numel():
         return "gradients differ in shape, or are no weights"
     if a.dtype not in (torch.float32, torch.float64) or a.dtype != b.dtype or a.device != b.device:

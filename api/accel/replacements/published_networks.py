@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...solver.networks import Network, NetworkSpec, NetworkStack, network_spec
 from ...solver.networks.network import network_of, template
-from .._cache import cached
+from .._cache import keep, kept
 from .._call import random_state_kept
 
 # Relative to the largest output: float32 through at most twenty layers.
@@ -54,18 +54,18 @@ def known_embedding(net: Any, rows: Tensor) -> NetworkSpec | None:
     """The network that a module is, as far as its `embed` goes.
 
     Parameters and result as of `known_network`, whose parameters need not be trained here. Modules of one class with
-    the same layers are probed once: scripts make a new one at every step.
+    the same layers are probed until one is known: scripts make a new one at every step.
     """
     spec = _plausible(net, rows)
     if spec is None:
         return None
-
-    def agree() -> bool:
-        return _agree(net, spec, rows, lambda module, X: module.embed(X))
-
     # The class is in the key itself, so that none of another module can take its place.
     key = ("published embedding", type(net), repr(net), spec, str(_device(net)))
-    return spec if cached(key, agree, 1) else None
+    if kept(key) is None:
+        if not _agree(net, spec, rows, lambda module, X: module.embed(X)):
+            return None  # not kept: with other rows it may be known
+        keep(key, True, 1)
+    return spec
 
 
 def twin(net: nn.Module, spec: NetworkSpec) -> Network:

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...kernels._augmentation import OPERATIONS
 from ...nn_baselines.accuracy import network_accuracies
 from ...nn_baselines.training import train_networks
 from ...nn_baselines.training_recipes import TrainingRecipe, training_recipe
 from ...solver.networks import NetworkSpec, NetworkStack
-from .loaded_rows import loaded_rows
+from .._call import random_state_kept
+from .diff_augment import why_not_settings
+from .loaded_rows import loaded_rows, why_not_rows
 from .published_networks import copy_into, known_network, stacked
 from .published_sources import is_known
 
@@ -38,6 +39,9 @@ _PARAMETERS = {
     "saturation": 2.0,
     "contrast": 0.5,
 }
+# Accuracies below are compared as if they were this one, of which 0.3 is four standard deviations of the difference of
+# two counts of 10,000 test rows.
+_LEAST_ACCURACY = 0.05
 # Test rows of one piece on its way through the networks.
 _TEST_ROWS = 8192
 
@@ -77,13 +81,9 @@ def evaluate_synset_guard(
 ) -> str | None:
     """Why a call is left to the original."""
     del it_eval
-    reason = _other_options(args) or _other_rows(images_train, labels_train)
-    if reason is not None:
-        return reason
-    spec = known_network(net, images_train)
-    if spec is None:
-        return "the network is none that we know"
-    return _other_classes(spec, labels_train, testloader, args)
+    return _other_data(images_train, labels_train, testloader, args) or _other_network(
+        net, images_train, labels_train, testloader, args
+    )
 
 
 def evaluation_loop(
@@ -136,16 +136,25 @@ def evaluation_loop_guard(
         return "its evaluate_synset is none that we know"
     if not isinstance(args.num_eval, int) or args.num_eval < 2:
         return "there are no several networks"
-    net = get_network(model_eval, channel, num_classes, im_size).to(args.device)
-    _wait_for_the_clock()
-    return evaluate_synset_guard(0, net, image_syn.detach(), label_syn.detach(), testloader, args)
+    images, labels = image_syn.detach(), label_syn.detach()
+    reason = _other_data(images, labels, testloader, args)
+    if reason is not None:
+        return reason
+    with random_state_kept():
+        net = get_network(model_eval, channel, num_classes, im_size).to(args.device)
+        return _other_network(net, images, labels, testloader, args)
 
 
 def accuracy_gap(original: Any, replacement: Any) -> float:
-    """Difference of two evaluations' test accuracies, or of the means of two loops': other random numbers."""
-    if isinstance(original[0], list):
-        return abs(float(np.mean(original[0])) - float(np.mean(replacement[0])))
-    return abs(float(original[2]) - float(replacement[2]))
+    """Difference of two test accuracies, or of the means of two loops', as a part of the original's.
+
+    A part, so that a network that has learned nothing does not pass for one that has learned little.
+    """
+    one, other = (
+        float(np.mean(result[0]) if isinstance(result[0], list) else result[2])
+        for result in (original, replacement)
+    )
+    return abs(one - other) / max(one, _LEAST_ACCURACY)
 
 
 class _Score(NamedTuple):
@@ -163,7 +172,6 @@ def _evaluated(
     X = images.detach().to(device).float()
     Y = nn.functional.one_hot(labels.detach().to(device).long(), spec.n_outputs).to(X.dtype)
     rows = loaded_rows(testloader, device)
-    assert not isinstance(rows, str)
     if _strategy(args):
         # What the published augmentation leaves there, and scripts print.
         args.dsa_param.Siamese, args.dsa_param.latestseed = False, -1
@@ -213,15 +221,29 @@ def _other_options(args: Any) -> str | None:
         if given is not None and not (isinstance(given, dict) and given.get("strategy") == "none"):
             return "it augments in the way of DC"
         return None
-    strategy, parameters = getattr(args, "dsa_strategy", None), getattr(args, "dsa_param", None)
-    names = _strategy(args).split("_") if isinstance(strategy, str) else [""]
-    if strategy not in ("none", "None", "") and (
-        len(set(names)) < len(names) or not set(names) <= set(OPERATIONS)
-    ):
-        return "its augmentation strategy is none that we know"
+    if not isinstance(getattr(args, "dsa_strategy", None), str):
+        return "its augmentation strategy is no text"
+    return _other_augmentation(_strategy(args), getattr(args, "dsa_param", None))
+
+
+def _other_augmentation(strategy: str, parameters: Any) -> str | None:
+    """Why an augmentation is not that of the recipe."""
+    if not strategy:
+        return None
+    names = strategy.split("_")
+    reason = why_not_settings(names, parameters)
+    if reason is not None:
+        return reason
+    if len(set(names)) < len(names):
+        return "its augmentation strategy names an operation twice"
     if any(getattr(parameters, name, None) != value for name, value in _PARAMETERS.items()):
         return "its augmentation has other parameters"
     return None
+
+
+def _other_data(images: Any, labels: Any, testloader: Any, args: Any) -> str | None:
+    """Why options or rows are not those of the recipe; no network is looked at."""
+    return _other_options(args) or _other_rows(images, labels) or why_not_rows(testloader)
 
 
 def _other_rows(images: Any, labels: Any) -> str | None:
@@ -240,13 +262,14 @@ def _other_rows(images: Any, labels: Any) -> str | None:
     return None
 
 
-def _other_classes(spec: NetworkSpec, labels: Tensor, testloader: Any, args: Any) -> str | None:
-    """Why the network cannot be trained or tested here; test rows are read."""
+def _other_network(net: Any, images: Tensor, labels: Tensor, testloader: Any, args: Any) -> str | None:
+    """Why a network is none of ours, or cannot be trained or tested here; test rows are read."""
+    spec = known_network(net, images)
+    if spec is None:
+        return "the network is none that we know"
     if spec.norm == "batch" and len(labels) % args.batch_train == 1:
         return "batch norm is given a single row"
     rows = loaded_rows(testloader, torch.device(args.device))
-    if isinstance(rows, str):
-        return rows
     if tuple(rows[0].shape[1:]) != spec.input_shape:
         return "test rows have another shape"
     for classes in (labels.long(), rows[1]):

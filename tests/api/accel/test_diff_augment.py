@@ -176,10 +176,12 @@ def peer(monkeypatch):
 
 @pytest.fixture
 def verified(monkeypatch):
-    forget_calls()
+    for name in KNOWN:
+        forget_calls(name)
     monkeypatch.setattr(Settings, "verify", 1000)
     yield
-    forget_calls()
+    for name in KNOWN:
+        forget_calls(name)
 
 
 def images(shape, seed=0):

@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from kernel_distill import accel
-from kernel_distill.accel import _report, registry
+from kernel_distill.accel import _cache, _report, registry
+from kernel_distill.accel._call import VerificationError
 from kernel_distill.accel._fingerprint import definition_of, find_run, fingerprint
 from kernel_distill.accel._records import records
 from kernel_distill.accel.registry.vico import DM_STEP
 from kernel_distill.accel.replacements import dm_step
+from kernel_distill.accel.replacements.published_networks import known_embedding
 
 # A script with the published names, in words of our own.
 SCRIPT = """
@@ -53,6 +55,10 @@ def main(args, num_classes, channel, im_size, images, rows_of, image_syn, net):
 
 calls = []
 """
+
+
+def frozen(net):
+    return net.requires_grad_(False)
 
 
 class ConvNet(nn.Module):
@@ -104,10 +110,7 @@ def problem(k=3, ipc=2, rows=(70, 33, 20), **given):
     rows_of = [list(range(ends[c % len(rows)], ends[c % len(rows) + 1])) for c in range(k)]
     image_syn = torch.randn(k * ipc, 2, 8, 8, generator=generator, requires_grad=True)
     torch.manual_seed(0)
-    net = ConvNet()
-    for parameter in net.parameters():
-        parameter.requires_grad_(False)
-    return args, k, 2, (8, 8), images, rows_of, image_syn, net
+    return args, k, 2, (8, 8), images, rows_of, image_syn, frozen(ConvNet())
 
 
 def gradient_of(loss, image_syn):
@@ -184,7 +187,7 @@ def test_networks_stay_as_they_are_and_another_one_is_looked_at_anew(script):
     with accel.patched("vico.dm_step"):
         passed(script, given)
         assert all(torch.equal(value, before[name]) for name, value in given[-1].state_dict().items())
-        passed(script, (*given[:-1], ConvNet(layer=nn.Tanh)))
+        passed(script, (*given[:-1], frozen(ConvNet(layer=nn.Tanh))))
     assert records["vico.dm_step"].declined == {"the network is none that we know": 1}
 
 
@@ -208,6 +211,43 @@ def test_other_steps_are_left_to_the_original(script):
     assert reason(embed=ConvNet(norm="batch").embed) == "the network is none that we know"
     assert reason(embed=lambda x: x) == "the network is none that we know"
     assert reason(embed=net.forward) == "the network is none that we know"
+    assert reason(embed=ConvNet().embed) == "gradients in the network's parameters are wanted"
+    with torch.no_grad():
+        assert reason() == "no gradients are wanted"
+
+
+def test_a_step_without_gradients_or_with_those_of_parameters_is_the_originals(script):
+    given = problem()
+    net = ConvNet()
+    with accel.patched("vico.dm_step"):
+        with torch.no_grad():
+            assert not script.main(*given).requires_grad
+        script.main(*given[:-1], net).backward()
+    assert net.features[0].weight.grad is not None
+    assert records["vico.dm_step"].accelerated == 0
+
+
+def test_derivatives_of_second_order_are_an_error_and_not_zero(script):
+    given = problem()
+    with accel.patched("vico.dm_step"):
+        (gradient,) = torch.autograd.grad(script.main(*given), given[6], create_graph=True)
+    assert records["vico.dm_step"].accelerated == 1
+    # Beside a term that has them: in a sum, a missing one would go unseen.
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        (gradient + given[6] ** 2).sum().backward()
+
+
+def test_a_network_that_agrees_later_is_known_later():
+    images, net = problem()[6].detach(), frozen(ConvNet(channels=2))
+    _cache.clear()
+    assert known_embedding(net, images / 0) is None
+    assert known_embedding(net, images) is not None
+
+
+def test_no_loss_at_all_does_not_verify(script, monkeypatch):
+    monkeypatch.setattr(dm_step, "_on_cpu", lambda *given: given[-1].sum() * 0)
+    with accel.patched("vico.dm_step", verify=1), pytest.raises(VerificationError):
+        passed(script, problem())
 
 
 def test_a_verified_step_goes_on_with_the_original(script, monkeypatch):

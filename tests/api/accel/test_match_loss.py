@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from kernel_distill import accel
@@ -67,10 +68,13 @@ def stand_in(name, original):
 
 @pytest.fixture
 def verified(monkeypatch):
-    forget_calls()
+    names = [target.name for target in KNOWN.values()]
+    for name in names:
+        forget_calls(name)
     monkeypatch.setattr(Settings, "verify", 100)
     yield
-    forget_calls()
+    for name in names:
+        forget_calls(name)
 
 
 def derivatives(function, tensors):
@@ -196,6 +200,13 @@ def test_what_is_left_alone(monkeypatch):
     reasons = []
     torch.func.vmap(lambda g: (reasons.append(reason([g], [g])), g.sum())[1])(syn[0][None])
     assert "function transform" in reasons[0]
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(syn[0], torch.ones_like(syn[0]))
+        assert "forwards" in reason([dual, *syn[1:]])
+        assert "forwards" in reason(syn, [dual, *real[1:]])
+        assert "forwards" in replacements.why_not_distance(real[0], dual)
+        value = stand_in("distance_wb", distance_wb)(dual, real[0])
+        assert forward_ad.unpack_dual(value).tangent is not None
 
 
 def test_what_is_left_alone_is_the_original_itself():

@@ -14,8 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 from kernel_distill import accel
 from kernel_distill.accel import _report, registry
@@ -23,8 +32,8 @@ from kernel_distill.accel._call import VerificationError, accelerated
 from kernel_distill.accel._fingerprint import definition_of, find_run, fingerprint, fingerprint_of
 from kernel_distill.accel._records import records
 from kernel_distill.accel.registry.vico import EVALUATE_SYNSET, EVALUATION_LOOP
-from kernel_distill.accel.replacements import synset_evaluation
-from kernel_distill.accel.replacements.loaded_rows import loaded_rows
+from kernel_distill.accel.replacements import diff_augment, synset_evaluation
+from kernel_distill.accel.replacements.loaded_rows import loaded_rows, why_not_rows
 from kernel_distill.accel.replacements.published_networks import known_network, twin
 from kernel_distill.solver.networks import build_network, network_spec
 
@@ -54,22 +63,26 @@ calls = []
 """
 
 
-class Pairs(Dataset):
-    """Rows and classes, and how often a row was read."""
+def pairs(n, shape=SHAPE):
+    """Rows and classes."""
+    classes = torch.arange(n) % K
+    rows = torch.randn(n, *shape, generator=torch.Generator().manual_seed(n))
+    rows[:, 0] += classes[:, None, None].float() - 1
+    return TensorDataset(rows, classes)
 
-    def __init__(self, n, shape=SHAPE, noise=0.0):
-        generator = torch.Generator().manual_seed(n)
-        self.classes = torch.arange(n) % K
-        self.rows = torch.randn(n, *shape, generator=generator)
-        self.rows[:, 0] += self.classes[:, None, None].float() - 1
-        self.noise, self.reads = noise, 0
+
+class Flipped(Dataset):
+    """Rows that may be others at the next reading."""
+
+    def __init__(self, data):
+        self.data = data
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.data)
 
     def __getitem__(self, index):
-        self.reads += 1
-        return self.rows[index] + self.noise * torch.rand(()), int(self.classes[index])
+        X, label = self.data[index]
+        return (X.flip(2) if torch.rand(()) < 0.5 else X), label
 
 
 class ConvNet(nn.Module):
@@ -105,8 +118,28 @@ class Swish(nn.Module):
         return x * x.sigmoid()
 
 
+class Parameters:
+    """Of the augmentation; the published table of functions is in the module of its class."""
+
+    def __init__(self, **changes):
+        vars(self).update({**synset_evaluation._PARAMETERS, **changes})
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch):
+    """What the augmentation does, by the names of functions."""
+    made = types.ModuleType("invented_table")
+    made.AUGMENT_FNS = {
+        name: [types.SimpleNamespace(__name__=function) for function in functions]
+        for name, functions in diff_augment._FUNCTIONS.items()
+    }
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    monkeypatch.setattr(Parameters, "__module__", made.__name__)
+    return made.AUGMENT_FNS
+
+
 def options(**changes):
-    parameters = types.SimpleNamespace(**synset_evaluation._PARAMETERS)
+    parameters = Parameters()
     given = {"device": "cpu", "lr_net": 0.05, "epoch_eval_train": 6, "batch_train": 64, "dsa": False}
     given |= {"dc_aug_param": None, "dsa_strategy": STRATEGY, "dsa_param": parameters, "num_eval": 3}
     return argparse.Namespace(**{**given, **changes})
@@ -118,12 +151,12 @@ def seeded(make=ConvNet, seed=0, **given):
 
 
 def small_set(n=9):
-    data = Pairs(n)
-    return data.rows, data.classes.double()  # whatever they are, labels become integers
+    X, classes = pairs(n).tensors
+    return X, classes.double()  # whatever they are, labels become integers
 
 
 def loader(n=40, **given):
-    return DataLoader(Pairs(n), batch_size=16, **given)
+    return DataLoader(**{"dataset": pairs(n), "batch_size": 16, **given})
 
 
 def plain_evaluation(net, X, classes, test, args):
@@ -272,13 +305,22 @@ LEFT = {
     "dc missing": ({"dc_aug_param": 0}, "it augments in the way of DC"),
     "strategy": (
         {"dsa": True, "dsa_strategy": "flip_blur"},
-        "its augmentation strategy is none that we know",
+        "the strategy names an operation that is not published",
     ),
-    "twice": ({"dsa": True, "dsa_strategy": "flip_flip"}, "its augmentation strategy is none that we know"),
+    "no text": ({"dsa": True, "dsa_strategy": None}, "its augmentation strategy is no text"),
+    "twice": (
+        {"dsa": True, "dsa_strategy": "flip_flip"},
+        "its augmentation strategy names an operation twice",
+    ),
     "parameters": (
-        {"dsa": True, "dsa_param": types.SimpleNamespace()},
+        {"dsa": True, "dsa_param": types.SimpleNamespace(**synset_evaluation._PARAMETERS)},
+        "param is not of a class beside the published functions",
+    ),
+    "saturation": (
+        {"dsa": True, "dsa_param": Parameters(saturation=1.0)},
         "its augmentation has other parameters",
     ),
+    "mode": ({"dsa": True, "dsa_param": Parameters(aug_mode="M")}, "its augmentation has other parameters"),
     "epochs": ({"epoch_eval_train": 0}, "there are no batches, or no epochs"),
     "rate": ({"lr_net": 0}, "the rate is not positive"),
     "device": ({"device": "meta"}, "it runs on another device than a CPU or a CUDA device"),
@@ -298,15 +340,25 @@ def test_other_options_are_left_to_the_original(name):
 def test_no_augmentation_by_any_of_its_names_is_known():
     X, classes = small_set()
     for changes in (
-        {
-            "dsa": True,
-            "dsa_strategy": "none",
-            "dsa_param": types.SimpleNamespace(**synset_evaluation._PARAMETERS),
-        },
+        {"dsa": True, "dsa_strategy": "none", "dsa_param": None},
         {"dc_aug_param": {"strategy": "none", "crop": 4}},
     ):
         guard = synset_evaluation.evaluate_synset_guard
         assert guard(0, seeded(), X, classes, loader(), options(**changes)) is None
+
+
+def test_an_edited_table_of_operations_is_left_to_the_original(table):
+    X, classes = small_set()
+
+    def reason():
+        guard = synset_evaluation.evaluate_synset_guard
+        return guard(0, seeded(), X, classes, loader(), options(dsa=True))
+
+    assert reason() is None
+    table["color"] = table["color"][:1]
+    assert reason() == "the strategy names an operation that is not published"
+    table["color"], table["crop"] = [types.SimpleNamespace(__name__="rand_brightness")], table["flip"]
+    assert reason() == "the strategy names an operation that is not published"
 
 
 def test_other_rows_are_left_to_the_original():
@@ -326,29 +378,125 @@ def test_other_rows_are_left_to_the_original():
         "the network is none that we know",
         "batch norm is given a single row",
     )
-    assert reason(test=DataLoader(Pairs(8, (2, 4, 4)))) == "test rows have another shape"
+    assert reason(test=DataLoader(pairs(8, (2, 4, 4)))) == "test rows have another shape"
 
 
-def test_test_rows_are_read_once_and_only_where_they_stay_the_same():
+def test_test_rows_are_kept_until_one_of_them_changes():
     test = loader()
     X, classes = loaded_rows(test, CPU)
-    assert torch.equal(X, test.dataset.rows)
-    assert torch.equal(classes, test.dataset.classes)
-    reads = test.dataset.reads
+    assert torch.equal(X, test.dataset.tensors[0])
+    assert torch.equal(classes, test.dataset.tensors[1])
+    assert loaded_rows(loader(dataset=test.dataset, batch_size=3), CPU)[0] is X
+    # Neither the first, nor the middle, nor the last; the second without torch's knowledge.
+    test.dataset.tensors[0][5] += 1
+    test.dataset.tensors[1].numpy()[[6, 7]] = [2, 1]
+    found = loaded_rows(test, CPU)
+    assert torch.equal(found[0], test.dataset.tensors[0])
+    assert torch.equal(found[1], test.dataset.tensors[1])
+    assert not torch.equal(found[0], X)
+    assert not torch.equal(found[1], classes)
+    test.dataset.tensors = pairs(12).tensors
+    assert len(loaded_rows(test, CPU)[0]) == 12
+
+
+class ToTensor:
+    def __call__(self, image):
+        return torch.from_numpy(np.array(image)).float().div(255).permute(2, 0, 1)
+
+
+class Cifar:
+    """The interface of torchvision's."""
+
+    def __init__(self, transform):
+        self.data = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 3), np.uint8)
+        self.targets, self.transform, self.target_transform = [0, 1, 2] * 3, transform, None
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+
+
+class Edited(Cifar):
+    pass
+
+
+def test_stored_bytes_are_known_by_their_transform(monkeypatch):
+    data = Cifar(ToTensor())
+    test = DataLoader(data, batch_size=4)
+    assert why_not_rows(test) == "test rows are made anew at each reading"
+    monkeypatch.setattr(Cifar, "__module__", "torchvision.datasets.cifar")
+    assert why_not_rows(test) == "test rows are made anew at each reading"  # its method is another's
+    monkeypatch.setattr(Cifar.__getitem__, "__module__", Cifar.__module__)
+    assert "ToTensor" in why_not_rows(test)
+    monkeypatch.setattr(ToTensor, "__module__", "torchvision.transforms.transforms")
+    assert why_not_rows(test) is None
+    assert why_not_rows(DataLoader(Edited(ToTensor()))) == "test rows are made anew at each reading"
+    X, classes = loaded_rows(test, CPU)
+    assert torch.equal(X, torch.from_numpy(data.data).float().div(255).permute(0, 3, 1, 2))
+    assert classes.tolist() == data.targets
     assert loaded_rows(test, CPU)[0] is X
-    assert test.dataset.reads <= reads + 4
-    test.dataset.rows[0] += 1
-    assert loaded_rows(test, CPU) == "test rows are not the same twice"
-    assert loaded_rows(DataLoader(Pairs(8, noise=1.0)), CPU) == "test rows are not the same twice"
-    assert "in order" in loaded_rows(loader(shuffle=True), CPU)
-    assert "drops rows" in loaded_rows(loader(drop_last=True), CPU)
-    assert "no plain" in loaded_rows([], CPU)
-    assert "no plain" in loaded_rows(loader(collate_fn=lambda batch: batch), CPU)
+    assert loaded_rows(DataLoader(data), CPU)[0] is X
+    data.targets = torch.zeros(9, 8)
+    assert "no pairs" in why_not_rows(test)
+    data.targets = [0, 1, 2] * 3
+    data.data[3, 0, 0], data.targets[4] = 255 - data.data[3, 0, 0], 2
+    found = loaded_rows(test, CPU)
+    torch.testing.assert_close(found[0][3, :, 0, 0], 1 - X[3, :, 0, 0])
+    assert found[1][4] == 2
+
+
+def test_rows_that_are_not_read_in_order_or_again_are_left_to_the_original():
+    data = pairs(50)
+    in_order = SequentialSampler(data)
+
+    def reason(data=data, **given):
+        test = DataLoader(data, **given)
+        found = synset_evaluation.evaluate_synset_guard(0, seeded(), *small_set(), test, options())
+        assert found == why_not_rows(test)
+        return found or ""
+
+    assert (
+        reason() == reason(sampler=in_order) == reason(batch_sampler=BatchSampler(in_order, 8, False)) == ""
+    )
+    assert "in order" in reason(sampler=SequentialSampler(range(20)))
+    assert "in order" in reason(sampler=RandomSampler(data))
+    assert "in order" in reason(batch_sampler=[[0, 1]])
+    assert "no plain" in reason(batch_size=None)
+    assert "drops rows" in reason(batch_sampler=BatchSampler(in_order, 8, True))
+    assert "drops rows" in reason(drop_last=True)
+    assert "drops rows" in reason(TensorDataset(*(each[:0] for each in data.tensors)))
+    assert "no plain" in reason(collate_fn=lambda batch: batch)
+    assert "no plain" in reason(worker_init_fn=print)
+    assert "made anew" in reason(Flipped(data))
+    assert "made anew" in reason(Subset(data, [1, 2]))
+    assert "made anew" in reason(TensorDataset(data.tensors[0]))
+    assert "no pairs" in reason(TensorDataset(data.tensors[0], torch.eye(50)))
+    assert "no plain tensors" in reason(TensorDataset(data.tensors[0].to_sparse(), data.tensors[1]))
+    assert why_not_rows([]) == "the test loader is no plain DataLoader"
+
+
+def test_no_random_numbers_are_drawn_by_the_guard():
+    (X, classes), net = small_set(), seeded()
+    state = torch.get_rng_state()
+    for test in (loader(), loader(shuffle=True), DataLoader(Flipped(pairs(40)))):
+        synset_evaluation.evaluate_synset_guard(0, net, X, classes, test, options(dsa=True))
+        assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_large_test_sets_are_not_kept(monkeypatch):
     monkeypatch.setenv("KERNEL_DISTILL_ACCEL_CACHE", "20000")
-    assert "more than half" in loaded_rows(loader(), CPU)
+    assert "more than half" in why_not_rows(loader())
+
+
+@pytest.mark.parametrize(("score", "other"), [(0.5, 0.3), (0.16, 0.1), (0.05, 0.005), (0.3, 0.0)])
+def test_networks_that_learned_nothing_do_not_verify(score, other):
+    results = [(None, 1.0, each) for each in (score, other)]
+    assert synset_evaluation.accuracy_gap(*results) > EVALUATE_SYNSET.tolerance
+    loops = [([each, each],) for each in (score, other)]
+    assert synset_evaluation.accuracy_gap(*loops) > EVALUATION_LOOP.tolerance
+    assert synset_evaluation.accuracy_gap(results[0], (None, 0.5, 0.9 * score)) < EVALUATE_SYNSET.tolerance
 
 
 def original(it_eval, net, images_train, labels_train, testloader, args):
@@ -360,7 +508,7 @@ def original(it_eval, net, images_train, labels_train, testloader, args):
 def test_a_verified_call_agrees_and_leaves_the_network_trained_once(monkeypatch):
     target = dataclasses.replace(EVALUATE_SYNSET, hashes=(fingerprint_of(original),), requires={})
     monkeypatch.setattr(accel._call.Settings, "verify", 1)
-    accel._call.forget_calls()
+    accel._call.forget_calls(EVALUATE_SYNSET.name)
     X, classes = small_set()
     nets = seeded(), seeded()
     plain_evaluation(nets[1], X, classes, loader(), options())
@@ -392,8 +540,7 @@ def script(monkeypatch, tmp_path):
     for holder in (registry, _report):
         monkeypatch.setattr(holder, "all_targets", lambda: known)
     records.clear()
-    made = iter(range(100))
-    module.make = lambda model: seeded(seed=next(made))
+    module.make = lambda model: ConvNet()
     yield module
     accel.uninstall()
     records.clear()
@@ -407,10 +554,13 @@ def run(script, test, **changes):
 
 def test_the_loop_trains_every_network_of_the_script(script, capsys):
     X, classes = small_set()
+    # They are of the generator's first numbers: the guard looks at one network more, and puts them back.
+    torch.manual_seed(0)
+    nets = [ConvNet() for _ in range(3)]
+    torch.manual_seed(0)
     with accel.patched("vico"):
         found = run(script, loader())
-    # The guard looks at one network more.
-    expected = [plain_evaluation(seeded(seed=s), X, classes, loader(), options())[2] for s in (1, 2, 3)]
+    expected = [plain_evaluation(net, X, classes, loader(), options())[2] for net in nets]
     assert found == pytest.approx(expected)
     assert all(type(each) is np.float64 for each in found)
     lines = capsys.readouterr().out.splitlines()
@@ -429,10 +579,27 @@ def test_the_loop_is_left_alone_where_its_evaluation_is(script):
     assert "its evaluate_synset is none that we know" in records["vico.evaluation_loop"].declined
 
 
+def test_a_loop_that_is_left_alone_finds_the_generator_as_it_was(script, monkeypatch):
+    seen, made = [], []
+    script.make = lambda model: made.append(model) or ConvNet()
+    monkeypatch.setattr(synset_evaluation, "known_network", lambda *given: None)
+    with accel.patched("vico"):
+        for changes in ({}, {"lr_net": 0}):  # the second is refused before a network is made
+            torch.manual_seed(7)
+            run(script, loader(), **changes)
+            seen.append(torch.rand(()).item())
+            made.append(None)
+    torch.manual_seed(7)
+    run(script, loader())
+    assert seen == [torch.rand(()).item()] * 2
+    assert made[:9] == ["ConvNet"] * 4 + [None] + ["ConvNet"] * 3 + [None]
+
+
 def test_the_loop_is_verified_by_the_mean(script):
     script.make = lambda model: seeded()
     X, classes = small_set()
-    gap = abs(plain_evaluation(seeded(), X, classes, loader(), options())[2] - 0.5)
+    # Of the original's accuracy, which is 0.5.
+    gap = 2 * abs(plain_evaluation(seeded(), X, classes, loader(), options())[2] - 0.5)
     with accel.patched("vico", verify=1, tolerance=gap + 0.01):
         assert run(script, loader()) == [0.5] * 3
     assert records["vico.evaluation_loop"].verified == 1
@@ -515,7 +682,7 @@ def test_the_published_networks_are_known(clone, name, shape):
 @pytest.mark.filterwarnings("ignore")
 def test_the_published_evaluation_agrees(clone, monkeypatch):
     monkeypatch.setattr(accel._call.Settings, "verify", 1)
-    accel._call.forget_calls()
+    accel._call.forget_calls(EVALUATE_SYNSET.name)
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(20, 1, 28, 28, generator=generator) + torch.arange(20).view(-1, 1, 1, 1) % 2
     classes = torch.arange(20) % 2
