@@ -7,6 +7,7 @@ from typing import Any
 
 from ._install import active
 from ._records import records
+from ._stand_in import ModuleTarget
 from ._target import Region, Target
 from .registry import all_targets, select
 
@@ -117,34 +118,45 @@ def targets_page() -> str:
         "Written by `kernel-distill accel --list --markdown`. How it works: [accel.md](accel.md).",
     ]
     for target in all_targets():
-        where = "any module" if target.module is None else f"`{target.module}`"
-        kind = "statements of `{}`" if isinstance(target, Region) else "`{}`"
         lines += [
             "",
             f"## {target.name}",
             "",
-            f"{target.summary}",
+            _sentence(target.summary),
             "",
-            f"- **Replaces** {kind.format(target.qualname)} of {where}"
-            + ("." if target.is_default else ", only where it is named."),
+            f"- **Replaces** {_place(target)}{'' if target.is_default else ', only where it is named'}.",
             f"- **Class** {target.equivalence}: {_meaning(target)}.",
-            f"- **Changes:** {target.changes}",
-            f"- **Bit for bit:** {target.identical}",
-            f"- **In distribution only:** {target.distribution}",
+            f"- **Changes:** {_sentence(target.changes)}",
+            f"- **Bit for bit:** {_sentence(target.identical)}",
+            f"- **In distribution only:** {_sentence(target.distribution)}",
         ]
     return "\n".join(lines) + "\n"
 
 
+def _place(target: Target) -> str:
+    if isinstance(target, ModuleTarget):
+        return f"the module `{target.qualname}`"
+    where = "any module" if target.module is None else f"`{target.module}`"
+    return f"{'statements of ' if isinstance(target, Region) else ''}`{target.qualname}` of {where}"
+
+
+def _sentence(text: str) -> str:
+    """With a capital letter and a full stop; a name that begins it is left as it is."""
+    first = text.split()[0]
+    begun = text if "_" in first or "`" in first else text[0].upper() + text[1:]
+    return begun if begun.endswith(".") else f"{begun}."
+
+
 def _meaning(target: Target) -> str:
     if target.equivalence == "exact" and not target.tolerance:
-        return "the same to the last bit"
+        return "the same numbers"
     return _MEANING[target.equivalence].format(tolerance=target.tolerance, measure=target.measure)
 
 
 def _explained(target: Target) -> str:
     lines = [
         f"{target.name}: {target.summary}",
-        f"  replaces: {target.qualname} of {target.module or 'any module'}, {len(target.hashes)} known source(s)",
+        f"  replaces: {_place(target).replace('`', '')}, {len(target.hashes)} known source(s)",
         f"  class: {target.equivalence}: {_meaning(target)}",
         f"  changes: {target.changes}",
         f"  identical: {target.identical}",

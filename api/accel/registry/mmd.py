@@ -72,6 +72,7 @@ def _loss_target(
         replacement=replacement,
         guard=guard,
         compare="mmd:absolute_difference",
+        measure="in absolute terms",
         equivalence="exact",
         tolerance=_TOLERANCE,
         summary=f"{copies}: the maximum mean discrepancy of two samples by the snippet's sum of Gaussian kernels",
