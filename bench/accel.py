@@ -93,42 +93,30 @@ def ridge(given):
 
 
 def mmd(given):
-    import torch
-
-    torch.manual_seed(0)
-    x, y = torch.randn(400, 2048), torch.randn(400, 2048) + 0.1
-
-    def value_and_gradient():
-        source = x.clone().requires_grad_()
-        loss = of_samples(source, y)
-        loss.backward()
-        return float(loss.detach()), source.grad
-
     path, _, name = given.snippet.rpartition(":")
-    module = sys.modules["snippet"] = load(path, "snippet")
-
-    def of_samples(source, target):
-        loss = getattr(module, name)
-        return (loss() if isinstance(loss, type) else loss)(source, target)
-
-    results, figures = turns(value_and_gradient, ["mmd"], given.repeats)
-    memory = {
-        column: in_new_process(MEMORY, path, name, targets)
-        for column, targets in (("bytes", "mmd"), ("original_bytes", ""))
-    }
-    values, gradients = zip(*(results[arm] for arm in (False, True)), strict=True)
+    seconds, measured = {}, {}
+    for _ in range(given.repeats):
+        for column, targets in (("", "mmd"), ("original_", "")):
+            found = in_new_process(MMD, path, name, targets)
+            seconds.setdefault(column, []).append(found["seconds"])
+            measured |= {f"{column}{key}": value for key, value in found.items()}
+    ratios = [a / b for a, b in zip(seconds["original_"], seconds[""], strict=True)]
     emit(
         "accel-mmd",
+        snippet=name,
         shape=[400, 400, 2048],
-        **figures,
-        **memory,
-        value_difference=abs(values[0] - values[1]) / abs(values[0]),
-        gradient_difference=float((gradients[0] - gradients[1]).norm() / gradients[0].norm()),
+        ratio=round(statistics.median(ratios), 1),
+        bytes_ratio=round(measured["original_bytes"] / measured["bytes"], 1),
+        value_difference=abs(measured["value"] - measured["original_value"])
+        / abs(measured["original_value"]),
+        repeats=given.repeats,
+        **measured,
     )
 
 
-MEMORY = """
-import importlib.util, resource, sys
+# Value and gradient in a new process: seconds, and how far resident memory rises.
+MMD = """
+import importlib.util, json, resource, sys, time
 import torch
 from kernel_distill import accel
 spec = importlib.util.spec_from_file_location("snippet", sys.argv[1])
@@ -139,12 +127,17 @@ if sys.argv[3]:
 loss = getattr(module, sys.argv[2])
 loss = loss() if isinstance(loss, type) else loss
 def step(n):
-    x = torch.randn(n, 2048, requires_grad=True)
-    loss(x, torch.randn(n, 2048)).backward()
-step(8)
+    torch.manual_seed(0)
+    x, y = torch.randn(n, 2048, requires_grad=True), torch.randn(n, 2048) + 0.1
+    started = time.perf_counter()
+    value = loss(x, y)
+    value.backward()
+    return {"seconds": time.perf_counter() - started, "value": float(value), "gradient_norm": float(x.grad.norm())}
+step(32)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-step(400)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+found = step(400)
+found["bytes"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+print(json.dumps(found))
 """
 
 
