@@ -134,7 +134,7 @@ def test_identity_is_of_the_object_while_it_lives():
         torch.ones(3, dtype=torch.bfloat16),
         torch.arange(29, dtype=torch.uint8)[1:],
     ],
-    ids=str,
+    ids=lambda array: f"{array.dtype}-{tuple(array.shape)}",
 )
 def test_identity_of_odd_arrays(array):
     array = np.asarray(array) if not isinstance(array, torch.Tensor) else array

@@ -509,7 +509,7 @@ def test_accuracies_verified():
         np.zeros((2, 0)),
         np.array(3.0),
     ],
-    ids=str,
+    ids=lambda array: f"{array.dtype}-{tuple(array.shape)}",
 )
 def test_identity_of_arrays(array):
     key = identity_key(array)
