@@ -13,7 +13,7 @@ from kernel_distill.accel import _cache
 from kernel_distill.accel._call import Settings, accelerated, forget_calls
 from kernel_distill.accel._fingerprint import fingerprint_of
 from kernel_distill.accel._records import record, records
-from kernel_distill.accel.registry.torchvision import ITEMS
+from kernel_distill.accel.registry.torchvision import ITEMS, TARGETS
 
 KNOWN = {target.name.partition(".")[2]: target for target in ITEMS}
 MNIST_MOMENTS = ([0.1307], [0.3081])
@@ -90,7 +90,8 @@ def fresh():
     records.clear()
     yield
     _cache.clear()
-    forget_calls()
+    for target in TARGETS:
+        forget_calls(target.name)
     Settings.verify = 0
 
 
