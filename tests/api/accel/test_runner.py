@@ -172,7 +172,10 @@ def test_list_and_explain(peer):
     done = CliRunner().invoke(app, ["--list"])
     assert done.exit_code == 0
     assert "invented.loop" in done.stdout
-    assert "replaces: statements of main of any module" in CliRunner().invoke(app, ["--explain", "invented.loop"]).stdout
+    assert (
+        "replaces: statements of main of any module"
+        in CliRunner().invoke(app, ["--explain", "invented.loop"]).stdout
+    )
 
 
 def test_adoption_comes_after_each_definition_whose_name_is_known(peer):
