@@ -27,7 +27,7 @@ class Finder(importlib.abc.MetaPathFinder):
             spec = None if find is None else find(fullname, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader, self._adopt)  # type: ignore[arg-type]
+                    spec.loader = _Loader(spec.loader, self._adopt)  # type: ignore[arg-type]  # forwards what it is
                 return spec
         return None
 

@@ -12,37 +12,28 @@ _SUMMARY = (
     "Maximum mean discrepancy by a sum of Gaussian kernels, in memory for the rows and not for their pairs"
 )
 
+
+def _discrepancy(name: str, source: str, guard: str) -> Target:
+    return Target(
+        name=f"d3.{name}",
+        qualname=name,
+        hashes=(source,),
+        replacement=f"d3:{name}",
+        guard=guard,
+        compare="mmd:absolute_difference",
+        measure="in absolute terms",
+        equivalence="exact",
+        tolerance=_TOLERANCE,
+        summary=_SUMMARY,
+        changes=_CHANGES,
+        identical=_IDENTICAL,
+        requires=_NEEDED,
+    )
+
+
 TARGETS: tuple[Target, ...] = (
-    Target(
-        name="d3.mix_rbf_mmd2_fixed",
-        qualname="mix_rbf_mmd2_fixed",
-        hashes=("428c3da4f0beab6d",),
-        replacement="d3:mix_rbf_mmd2_fixed",
-        guard="d3:unfit_fixed",
-        compare="mmd:absolute_difference",
-        measure="in absolute terms",
-        equivalence="exact",
-        tolerance=_TOLERANCE,
-        summary=_SUMMARY,
-        changes=_CHANGES,
-        identical=_IDENTICAL,
-        requires=_NEEDED,
-    ),
-    Target(
-        name="d3.mix_rbf_mmd2",
-        qualname="mix_rbf_mmd2",
-        hashes=("4b6faa09fbd64297",),
-        replacement="d3:mix_rbf_mmd2",
-        guard="d3:unfit",
-        compare="mmd:absolute_difference",
-        measure="in absolute terms",
-        equivalence="exact",
-        tolerance=_TOLERANCE,
-        summary=_SUMMARY,
-        changes=_CHANGES,
-        identical=_IDENTICAL,
-        requires=_NEEDED,
-    ),
+    _discrepancy("mix_rbf_mmd2_fixed", "428c3da4f0beab6d", "d3:unfit_fixed"),
+    _discrepancy("mix_rbf_mmd2", "4b6faa09fbd64297", "d3:unfit"),
     Region(
         name="d3.mmd_loop",
         qualname="main",

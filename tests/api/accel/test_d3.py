@@ -3,10 +3,8 @@
 import dataclasses
 import importlib
 import importlib.util
-import os
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +17,8 @@ from kernel_distill.accel._fingerprint import definition_of, find_run, fingerpri
 from kernel_distill.accel._records import record, records
 from kernel_distill.accel.registry.d3 import TARGETS
 from kernel_distill.accel.replacements import d3 as replacements
+
+from .peers import peer_path
 
 KNOWN = {target.name: target for target in TARGETS}
 MAIN = '''
@@ -358,10 +358,7 @@ def test_guards_name_their_reasons():
 
 @pytest.fixture
 def clone():
-    folder = Path(os.environ.get("KERNEL_DISTILL_PEERS", "")) / "d3"
-    if "KERNEL_DISTILL_PEERS" not in os.environ or not (folder / "mmd.py").exists():
-        pytest.skip("KERNEL_DISTILL_PEERS does not name a folder with d3")
-    return folder
+    return peer_path("d3")
 
 
 @pytest.mark.data

@@ -4,10 +4,8 @@ import dataclasses
 import importlib.util
 import itertools
 import math
-import os
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +16,8 @@ from kernel_distill.accel._fingerprint import fingerprint_of
 from kernel_distill.accel._records import record, records
 from kernel_distill.accel.registry.deepcore import TARGETS
 from kernel_distill.accel.replacements import deepcore as replacements
+
+from .peers import peer_path
 
 KNOWN = {target.name: target for target in TARGETS}
 
@@ -39,7 +39,7 @@ def k_center_greedy(
     nearest = metric(x, x[centres]).amin(1)
     for step in range(budget):
         if step % print_freq == 0:
-            print("| Selecting [%3d/%3d]" % (step + 1, budget))  # noqa: UP031
+            print("| Selecting [%3d/%3d]" % (step + 1, budget))  # noqa: UP031  # as the published line is written
         nearest[centres] = -1
         centres.append(int(nearest.argmax()))
         nearest = torch.minimum(nearest, metric(x, x[centres[-1:]])[:, 0])
@@ -64,7 +64,7 @@ def greedy_means(self, matrix, budget, index, best):
     chosen = []
     for step in range(budget):
         if step % self.args.print_freq == 0:
-            print("| Selecting [%3d/%3d]" % (step + 1, budget))  # noqa: UP031
+            print("| Selecting [%3d/%3d]" % (step + 1, budget))  # noqa: UP031  # as the published line is written
         goal = (step + 1) * mean - matrix[chosen].double().sum(0)
         chosen.append(left.pop(int(best(self.metric(goal[None], matrix[left])))))
     return (np.arange(len(matrix)) if index is None else index)[sorted(chosen)]
@@ -288,9 +288,7 @@ def test_picks_on_a_gpu(select):
 @pytest.mark.filterwarnings("ignore:This overload of addmm_")
 def test_the_published_code(monkeypatch):
     """A clone of PatrickZH/DeepCore, without its networks."""
-    methods = Path(os.environ.get("KERNEL_DISTILL_PEERS", "")) / "deepcore/deepcore/methods"
-    if "KERNEL_DISTILL_PEERS" not in os.environ or not methods.exists():
-        pytest.skip("KERNEL_DISTILL_PEERS does not name a folder with deepcore")
+    methods = peer_path("deepcore/deepcore/methods")
     replacements._is_known.cache_clear()
     monkeypatch.setattr(replacements, "_EUCLIDEAN", ("a4c85799fa95ffae",))
     for name in ("", ".nets", ".nets.nets_utils", ".methods", ".methods.earlytrain"):

@@ -3,11 +3,9 @@
 import copy
 import dataclasses
 import importlib.util
-import os
 import sys
 import types
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +17,8 @@ from kernel_distill.accel._fingerprint import fingerprint_of
 from kernel_distill.accel._records import record
 from kernel_distill.accel.registry._vico_parts import PARTS
 from kernel_distill.accel.replacements import diff_augment as replacements
+
+from .peers import peer_path
 
 KNOWN = {target.name: target for target in PARTS if target.qualname == "DiffAugment"}
 EVERYTHING = "color_crop_cutout_flip_scale_rotate"
@@ -358,9 +358,7 @@ PLACES = {
 @pytest.mark.data
 @pytest.mark.parametrize("name", KINDS)
 def test_the_published_code(name, monkeypatch):
-    path = Path(os.environ.get("KERNEL_DISTILL_PEERS", "")) / PLACES[name]
-    if not os.environ.get("KERNEL_DISTILL_PEERS") or not path.exists():
-        pytest.skip(f"KERNEL_DISTILL_PEERS does not name a folder with {PLACES[name]}")
+    path = peer_path(PLACES[name])
     module = published(path, monkeypatch)
     original = module.DiffAugment
     assert fingerprint_of(original) in KNOWN[name].hashes

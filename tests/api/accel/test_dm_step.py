@@ -4,10 +4,8 @@ import argparse
 import ast
 import dataclasses
 import importlib
-import os
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +20,8 @@ from kernel_distill.accel._records import records
 from kernel_distill.accel.registry.vico import DM_STEP
 from kernel_distill.accel.replacements import dm_step
 from kernel_distill.accel.replacements.published_networks import known_embedding
+
+from .peers import peer_path
 
 # A script with the published names, in words of our own.
 SCRIPT = """
@@ -265,8 +265,6 @@ def test_a_verified_step_goes_on_with_the_original(script, monkeypatch):
 
 @pytest.mark.data
 def test_the_published_source_is_known():
-    folder = Path(os.environ.get("KERNEL_DISTILL_PEERS", "")) / "vico"
-    if "KERNEL_DISTILL_PEERS" not in os.environ or not folder.is_dir():
-        pytest.skip("KERNEL_DISTILL_PEERS does not name a folder with vico")
+    folder = peer_path("vico")
     tree = ast.parse((folder / "main_DM.py").read_text())
     assert find_run(tree, DM_STEP.length, DM_STEP.hashes) is not None

@@ -5,10 +5,8 @@ import dataclasses
 import functools
 import gc
 import importlib.util
-import os
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +22,8 @@ from kernel_distill.accel._records import record, records
 from kernel_distill.accel.registry.krr import TARGETS
 from kernel_distill.accel.registry.torchvision import TARGETS as ITEMS
 from kernel_distill.accel.replacements import krr, krr_accuracy, krr_inverse
+
+from .peers import peer_path
 
 KNOWN = {target.name.partition(".")[2]: target for target in TARGETS}
 
@@ -539,10 +539,7 @@ def test_changes_behind_the_back_of_torch_are_seen():
 
 
 def clone():
-    root = os.environ.get("KERNEL_DISTILL_PEERS", "")
-    if not (root and (Path(root) / "krr" / "distill.py").is_file()):
-        pytest.skip("KERNEL_DISTILL_PEERS does not name a folder with krr")
-    return Path(root) / "krr"
+    return peer_path("krr")
 
 
 def load(monkeypatch, path, name):

@@ -2,10 +2,8 @@
 
 import dataclasses
 import importlib.util
-import os
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +18,8 @@ from kernel_distill.accel._records import record, records
 from kernel_distill.accel.registry._vico_parts import PARTS
 from kernel_distill.accel.replacements import match_loss as replacements
 from kernel_distill.nn_baselines.network_gradient import gradient_distance
+
+from .peers import peer_path
 
 KNOWN = {target.qualname: target for target in PARTS if target.qualname in ("match_loss", "distance_wb")}
 LAYERS = {
@@ -222,9 +222,7 @@ def test_what_is_left_alone_is_the_original_itself():
 
 @pytest.mark.data
 def test_the_published_code(monkeypatch):
-    path = Path(os.environ.get("KERNEL_DISTILL_PEERS", "")) / "vico" / "utils.py"
-    if not os.environ.get("KERNEL_DISTILL_PEERS") or not path.exists():
-        pytest.skip("KERNEL_DISTILL_PEERS does not name a folder with vico/utils.py")
+    path = peer_path("vico/utils.py")
 
     class Anything(types.ModuleType):
         def __getattr__(self, attribute):

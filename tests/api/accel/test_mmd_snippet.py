@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,8 @@ from kernel_distill.accel._fingerprint import fingerprint_of
 from kernel_distill.accel._records import record
 from kernel_distill.accel.registry.mmd import TARGETS
 from kernel_distill.accel.replacements import mmd as replacements
+
+from .peers import peer_path
 
 KNOWN = {target.name: target for target in TARGETS}
 
@@ -425,9 +426,7 @@ COPIES = {
 @pytest.mark.data
 @pytest.mark.parametrize("place", COPIES)
 def test_published_copies_are_known_and_verify(place, verified):
-    path = Path(os.environ.get("KERNEL_DISTILL_PEERS", "")) / place
-    if "KERNEL_DISTILL_PEERS" not in os.environ or not path.exists():
-        pytest.skip(f"KERNEL_DISTILL_PEERS does not name a folder with {place}")
+    path = peer_path(place)
     spec = importlib.util.spec_from_file_location("copied_mmd", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -5,10 +5,8 @@ import dataclasses
 import functools
 import importlib.util
 import math
-import os
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,10 +21,11 @@ from kernel_distill.accel.registry._rfad_parts import PARTS
 from kernel_distill.accel.replacements import rfad_features
 from kernel_distill.accel.replacements.rfad_coresets import get_mmd_coreset, get_var_reduc_coreset
 
+from .peers import peer_path
+
 KNOWN = {target.name.partition(".")[2]: target for target in PARTS}
 # What is explained in full leaves a zero on the diagonal, by which the original divides too.
 DIVISIONS = pytest.mark.filterwarnings("ignore:divide by zero|invalid value|overflow:RuntimeWarning")
-PEERS = os.environ.get("KERNEL_DISTILL_PEERS", "")
 
 
 @pytest.fixture(autouse=True)
@@ -453,9 +452,7 @@ def test_other_layers_are_not_taken_for_known_ones(monkeypatch):
 
 def published(monkeypatch, place, *names):
     """Functions and classes of a file, without what it imports."""
-    path = Path(PEERS) / place
-    if not PEERS or not path.exists():
-        pytest.skip(f"KERNEL_DISTILL_PEERS does not name a folder with {place}")
+    path = peer_path(place)
     kept = [node for node in ast.parse(path.read_text()).body if getattr(node, "name", None) in names]
     assert len(kept) == len(names)
     module = types.ModuleType(f"published_{path.stem}")
@@ -491,7 +488,7 @@ def test_published_whitening(monkeypatch, place):
 def test_published_random_features(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(Settings, "verify", 9)
-    path = Path(PEERS) / "rfad/models.py"
+    path = peer_path("rfad/models.py")
     original = published(monkeypatch, "rfad/random_features.py", "get_random_features").get_random_features
     spec = importlib.util.spec_from_file_location("published_models", path)
     models = importlib.util.module_from_spec(spec)

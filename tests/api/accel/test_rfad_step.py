@@ -5,10 +5,8 @@ import copy
 import dataclasses
 import importlib
 import importlib.util
-import os
 import random
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +27,8 @@ from kernel_distill.accel._records import records
 from kernel_distill.accel.replacements import rfad_step
 from kernel_distill.accel.replacements.rfad_step import step, why_not_step
 from kernel_distill.solver.conv_networks import conv_features
+
+from .peers import peer_path
 
 NAME = "rfad.distill_dataset"
 TARGET = next(target for target in all_targets() if target.name == NAME)
@@ -379,9 +379,7 @@ def test_a_loader_is_declined_once_a_step(peer):
 
 @pytest.mark.data
 def test_the_published_statements(monkeypatch):
-    folder = Path(os.environ.get("KERNEL_DISTILL_PEERS", "")) / "rfad"
-    if "KERNEL_DISTILL_PEERS" not in os.environ or not folder.is_dir():
-        pytest.skip("KERNEL_DISTILL_PEERS does not name a folder with rfad")
+    folder = peer_path("rfad")
     monkeypatch.undo()
     spec = importlib.util.spec_from_file_location("published_models", folder / "models.py")
     models = importlib.util.module_from_spec(spec)

@@ -4,10 +4,8 @@ import functools
 import importlib
 import importlib.util
 import math
-import os
 import sys
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +17,8 @@ from kernel_distill.accel._records import records
 from kernel_distill.accel._stand_in import ModuleTarget, StandIn
 from kernel_distill.accel.replacements import conv_kernel as stax
 from kernel_distill.kernels import conv_arc_cosine_kernel
+
+from .peers import peer_path
 
 NAME = "invented_library"
 
@@ -347,9 +347,7 @@ def test_numbers_of_the_genuine_library():
 
 @pytest.mark.data
 def test_the_published_kernels(target, monkeypatch):
-    folder = Path(os.environ.get("KERNEL_DISTILL_PEERS", "")) / "rfad"
-    if "KERNEL_DISTILL_PEERS" not in os.environ or not folder.is_dir():
-        pytest.skip("KERNEL_DISTILL_PEERS does not name a folder with rfad")
+    folder = peer_path("rfad")
     spec = importlib.util.spec_from_file_location("published_kernels", folder / "kernels.py")
     published = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(published)

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import importlib
 import inspect
-import os
 import sys
 import types
 from pathlib import Path
@@ -36,6 +35,8 @@ from kernel_distill.accel.replacements import diff_augment, synset_evaluation
 from kernel_distill.accel.replacements.loaded_rows import loaded_rows, why_not_rows
 from kernel_distill.accel.replacements.published_networks import known_network, twin
 from kernel_distill.solver.networks import build_network, network_spec
+
+from .peers import peer_path
 
 K, SHAPE = 3, (2, 8, 8)
 CPU = torch.device("cpu")
@@ -639,9 +640,7 @@ PUBLISHED = [
 @pytest.fixture
 def clone(monkeypatch):
     """utils.py of the clone."""
-    folder = os.path.join(os.environ.get("KERNEL_DISTILL_PEERS", ""), "vico")
-    if "KERNEL_DISTILL_PEERS" not in os.environ or not os.path.isdir(folder):
-        pytest.skip("KERNEL_DISTILL_PEERS does not name a folder with vico")
+    folder = str(peer_path("vico"))
     for name in ("torchvision", "torchvision.datasets", "torchvision.transforms"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     sys.modules["torchvision"].datasets = sys.modules["torchvision.datasets"]
